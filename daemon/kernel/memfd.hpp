@@ -1,0 +1,40 @@
+// The memory of one object: a sealed memfd. Must never hand out a descriptor with more rights than asked.
+//
+// What is sealed: SHRINK and GROW, so that no client can pull pages from under another, and SEAL. Writing
+// is not sealed: rights are in the descriptor's open mode, and the file's mode is 0, so that a holder of
+// the read-only descriptor cannot open /proc/self/fd/N for writing (unless it owns the file or has
+// CAP_DAC_OVERRIDE: clients of the daemon's own uid are not kept from one another's memory by this).
+#pragma once
+
+#include <string>
+
+#include "daemon/kernel/error.hpp"
+#include "daemon/kernel/units.hpp"
+#include "faultline/wire/unique_fd.hpp"
+
+namespace faultline::kernel {
+
+class Memfd {
+ public:
+  // name shows in /proc/PID/maps as "memfd:NAME".
+  static Result<Memfd> create(const std::string& name, ByteCount size);
+
+  [[nodiscard]] int writable_fd() const { return writable_.get(); }
+  [[nodiscard]] int read_only_fd() const { return read_only_.get(); }
+
+  // Allocates zeroed pages where there are none. Idempotent. Blocks for the zeroing.
+  [[nodiscard]] Status allocate(ByteCount offset, ByteCount length) const;
+  // Gives the pages back; they read zero afterwards.
+  [[nodiscard]] Status punch_hole(ByteCount offset, ByteCount length) const;
+  // Bytes of memory in use.
+  [[nodiscard]] ByteCount allocated() const;
+
+ private:
+  Memfd(UniqueFd writable, UniqueFd read_only)
+      : writable_(std::move(writable)), read_only_(std::move(read_only)) {}
+
+  UniqueFd writable_;
+  UniqueFd read_only_;
+};
+
+}  // namespace faultline::kernel

@@ -1,0 +1,80 @@
+#include "daemon/kernel/process.hpp"
+
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <fstream>
+#include <sstream>
+
+#include "daemon/kernel/uapi.hpp"
+
+namespace faultline::kernel {
+
+Result<PeerCredentials> peer_credentials(int socket) {
+  ucred credentials{};
+  socklen_t length = sizeof(credentials);
+  if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) {
+    return fail_errno("asking who connected (SO_PEERCRED)");
+  }
+  return PeerCredentials{credentials.pid, credentials.uid, credentials.gid};
+}
+
+std::optional<pid_t> process_of_thread(pid_t tid) {
+  std::ifstream status("/proc/" + std::to_string(tid) + "/status");
+  std::string line;
+  while (std::getline(status, line)) {
+    if (line.rfind("Tgid:", 0) != 0) continue;
+    std::istringstream fields(line.substr(5));
+    pid_t pid = 0;
+    if (fields >> pid) return pid;
+  }
+  return std::nullopt;
+}
+
+std::string process_name(pid_t pid) {
+  std::ifstream comm("/proc/" + std::to_string(pid) + "/comm");
+  std::string name;
+  std::getline(comm, name);
+  return name;
+}
+
+Result<PageMap> PageMap::open(pid_t pid) {
+  const std::string path = "/proc/" + std::to_string(pid) + "/pagemap";
+  UniqueFd fd{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  if (!fd) return fail_errno("opening " + path);
+  return PageMap{std::move(fd)};
+}
+
+Result<ResidentPages> PageMap::scan(Vaddr start, ByteCount length) const {
+  std::array<uapi::PageRegion, 512> regions{};
+  ResidentPages pages;
+  const std::uint64_t end = (start + length).value();
+  std::uint64_t at = start.value();
+  while (at < end) {
+    uapi::PagemapScan request{};
+    request.size = sizeof(request);
+    request.start = at;
+    request.end = end;
+    request.vec = reinterpret_cast<std::uintptr_t>(regions.data());
+    request.vec_len = regions.size();
+    request.category_anyof_mask = uapi::kPageIsPresent | uapi::kPageIsSwapped;
+    request.return_mask = uapi::kPageIsPresent | uapi::kPageIsSwapped | uapi::kPageIsFile;
+    const int count = ::ioctl(fd_.get(), uapi::kIoctlPagemapScan, &request);
+    if (count < 0) return fail_errno("PAGEMAP_SCAN");
+    for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i) {
+      const uapi::PageRegion& region = regions.at(i);
+      const PageCount n = kBasePage.pages(ByteCount{region.end - region.start});
+      const bool of_file = (region.categories & uapi::kPageIsFile) != 0;
+      const bool present = (region.categories & uapi::kPageIsPresent) != 0;
+      if (of_file && present) pages.shared = pages.shared + n;
+      if (!of_file) pages.private_ = pages.private_ + n;
+    }
+    if (request.walk_end <= at) break;
+    at = request.walk_end;
+  }
+  return pages;
+}
+
+}  // namespace faultline::kernel

@@ -1,0 +1,48 @@
+// What /proc and pidfds tell of a client process. Must never be used to decide a right: a pid can be
+// reused between two looks. Rights come from the socket's credentials.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "daemon/kernel/error.hpp"
+#include "daemon/kernel/units.hpp"
+#include "faultline/wire/unique_fd.hpp"
+
+namespace faultline::kernel {
+
+struct PeerCredentials {
+  pid_t pid = 0;
+  uid_t uid = 0;
+  gid_t gid = 0;
+};
+
+// Of the process that connected. Errors: EINVAL where it is gone already.
+Result<PeerCredentials> peer_credentials(int socket);
+
+// The process that a thread belongs to, in this daemon's pid namespace; nothing where it is gone.
+std::optional<pid_t> process_of_thread(pid_t tid);
+// The short name of a process as ps(1) shows it; empty where it is gone.
+std::string process_name(pid_t pid);
+
+struct ResidentPages {
+  PageCount shared;   // pages of a file or memfd
+  PageCount private_;  // anonymous pages, swapped ones included
+};
+
+// Asks the kernel's own page table (PAGEMAP_SCAN, Linux 6.7) about [start, start + length) of a process.
+// Walks page tables: milliseconds a GiB. Errors: ESRCH, EACCES.
+class PageMap {
+ public:
+  static Result<PageMap> open(pid_t pid);
+  [[nodiscard]] Result<ResidentPages> scan(Vaddr start, ByteCount length) const;
+
+ private:
+  explicit PageMap(UniqueFd fd) : fd_(std::move(fd)) {}
+  UniqueFd fd_;
+};
+
+}  // namespace faultline::kernel

@@ -1,0 +1,101 @@
+#include "daemon/kernel/ring.hpp"
+
+#include <cassert>
+#include <string>
+
+namespace faultline::kernel {
+
+Result<std::unique_ptr<Ring>> Ring::create(unsigned entries) {
+  std::unique_ptr<Ring> ring{new Ring()};  // the constructor is private to this factory
+  io_uring_params params{};
+  // COOP_TASKRUN: a completion need not interrupt this thread, it looks for them itself.
+  params.flags = IORING_SETUP_COOP_TASKRUN;
+  const int result = ::io_uring_queue_init_params(entries, &ring->ring_, &params);
+  if (result < 0) {
+    return fail(-result, "io_uring_setup with " + std::to_string(entries) +
+                             " entries (see `faultlined --check`)");
+  }
+  ring->live_ = true;
+  return ring;
+}
+
+Ring::~Ring() {
+  if (live_) ::io_uring_queue_exit(&ring_);
+}
+
+io_uring_sqe* Ring::next_entry() {
+  io_uring_sqe* entry = ::io_uring_get_sqe(&ring_);
+  while (entry == nullptr) {
+    // The submission queue is full: hand it over, which empties it.
+    ::io_uring_submit(&ring_);
+    entry = ::io_uring_get_sqe(&ring_);
+  }
+  return entry;
+}
+
+void Ring::start(io_uring_sqe* entry, RingOperation& op) {
+  ::io_uring_sqe_set_data(entry, &op);
+  op.in_flight_ = true;
+  ++in_flight_;
+}
+
+void Ring::read(RingOperation& op, int fd, std::span<std::byte> into, std::int64_t offset) {
+  io_uring_sqe* entry = next_entry();
+  ::io_uring_prep_read(entry, fd, into.data(), static_cast<unsigned>(into.size()),
+                       static_cast<std::uint64_t>(offset));
+  start(entry, op);
+}
+
+void Ring::timeout(RingOperation& op, std::chrono::nanoseconds after) {
+  io_uring_sqe* entry = next_entry();
+  // The kernel copies the time when the entry is submitted, so it must live until then: submit at once.
+  __kernel_timespec time{};
+  time.tv_sec = after.count() / 1'000'000'000;
+  time.tv_nsec = after.count() % 1'000'000'000;
+  ::io_uring_prep_timeout(entry, &time, 0, 0);
+  start(entry, op);
+  ::io_uring_submit(&ring_);
+}
+
+void Ring::cancel(RingOperation& op) {
+  if (!op.in_flight_) return;
+  io_uring_sqe* entry = next_entry();
+  ::io_uring_prep_cancel(entry, &op, 0);
+  ::io_uring_sqe_set_data(entry, nullptr);
+}
+
+Status Ring::wait() {
+  const int result = ::io_uring_submit_and_wait(&ring_, 1);
+  if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY) {
+    return fail(-result, "io_uring_enter");
+  }
+  dispatch();
+  return {};
+}
+
+unsigned Ring::poll() {
+  ::io_uring_submit(&ring_);
+  if (::io_uring_cq_ready(&ring_) == 0) ::io_uring_get_events(&ring_);
+  return dispatch();
+}
+
+unsigned Ring::dispatch() {
+  assert(!dispatching_ && "wait() and poll() are not for use within on_complete");
+  dispatching_ = true;
+  unsigned handled = 0;
+  io_uring_cqe* entry = nullptr;
+  while (::io_uring_peek_cqe(&ring_, &entry) == 0) {
+    auto* op = static_cast<RingOperation*>(::io_uring_cqe_get_data(entry));
+    const int result = entry->res;
+    ::io_uring_cqe_seen(&ring_, entry);
+    if (op == nullptr) continue;  // the answer to a cancel request; the operation answers for itself
+    op->in_flight_ = false;
+    --in_flight_;
+    ++handled;
+    op->on_complete(result);
+  }
+  dispatching_ = false;
+  return handled;
+}
+
+}  // namespace faultline::kernel

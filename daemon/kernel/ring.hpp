@@ -1,0 +1,79 @@
+// One io_uring of one thread. Must never be used by two threads, and never lose a completion: an
+// operation is alive, and its owner must keep it so, from start until on_complete.
+//
+// Life of an operation:
+//   1. The owner keeps a RingOperation somewhere that does not move, and starts it on the ring.
+//   2. wait() submits what was started, sleeps for the first completion and hands out all that are there.
+//   3. on_complete runs on the ring's thread; it may start operations, the same one included.
+#pragma once
+
+#include <liburing.h>
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "daemon/kernel/error.hpp"
+
+namespace faultline::kernel {
+
+class RingOperation {
+ public:
+  RingOperation() = default;
+  RingOperation(const RingOperation&) = delete;
+  RingOperation& operator=(const RingOperation&) = delete;
+  virtual ~RingOperation() = default;
+
+  // result is what the system call would return, or a negative errno.
+  virtual void on_complete(int result) = 0;
+  [[nodiscard]] bool in_flight() const { return in_flight_; }
+
+ private:
+  friend class Ring;
+  bool in_flight_ = false;
+};
+
+class Ring {
+ public:
+  static Result<std::unique_ptr<Ring>> create(unsigned entries);
+  Ring(const Ring&) = delete;
+  Ring& operator=(const Ring&) = delete;
+  ~Ring();
+
+  // At the file's own position when offset is -1 (pipes, eventfds, userfaultfds).
+  void read(RingOperation& op, int fd, std::span<std::byte> into, std::int64_t offset);
+  void timeout(RingOperation& op, std::chrono::nanoseconds after);
+  // Asks for an early end; the operation still completes, with -ECANCELED where the request won.
+  void cancel(RingOperation& op);
+
+  // Submits, sleeps until something completes, and runs what did. Errors: only what no retry mends.
+  [[nodiscard]] Status wait();
+  // Submits and runs what has completed, without sleeping. Returns how many that were.
+  unsigned poll();
+  [[nodiscard]] std::size_t in_flight() const { return in_flight_; }
+
+ private:
+  Ring() = default;
+  io_uring_sqe* next_entry();
+  void start(io_uring_sqe* entry, RingOperation& op);
+  unsigned dispatch();
+
+  io_uring ring_{};
+  bool live_ = false;
+  bool dispatching_ = false;
+  std::size_t in_flight_ = 0;
+};
+
+// An operation that calls a function object.
+template <typename Function>
+class FunctionOperation final : public RingOperation {
+ public:
+  explicit FunctionOperation(Function function) : function_(std::move(function)) {}
+  void on_complete(int result) override { function_(result); }
+
+ private:
+  Function function_;
+};
+
+}  // namespace faultline::kernel

@@ -1,0 +1,54 @@
+// Kernel interface constants newer than the Debian 12 headers (Linux 6.1). Must only ever repeat what
+// include/uapi/linux of a released kernel says.
+#pragma once
+
+#include <linux/types.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+
+#include <cstdint>
+
+namespace faultline::kernel::uapi {
+
+// linux/userfaultfd.h, Linux 6.6
+inline constexpr std::uint64_t kFeaturePoison = std::uint64_t{1} << 14;
+struct Poison {
+  uffdio_range range;
+  __u64 mode;
+  __s64 updated;
+};
+inline constexpr unsigned long kIoctlPoison = _IOWR(UFFDIO, 0x08, Poison);
+// linux/userfaultfd.h, Linux 6.4
+inline constexpr std::uint64_t kContinueModeWp = std::uint64_t{1} << 1;
+// linux/userfaultfd.h, Linux 6.1: makes a userfaultfd from /dev/userfaultfd
+inline constexpr unsigned long kIoctlNewUserfaultfd = _IO(0xAA, 0x00);
+
+// linux/fs.h, Linux 6.7
+struct PageRegion {
+  __u64 start;
+  __u64 end;
+  __u64 categories;
+};
+struct PagemapScan {
+  __u64 size;
+  __u64 flags;
+  __u64 start;
+  __u64 end;
+  __u64 walk_end;
+  __u64 vec;
+  __u64 vec_len;
+  __u64 max_pages;
+  __u64 category_inverted;
+  __u64 category_mask;
+  __u64 category_anyof_mask;
+  __u64 return_mask;
+};
+inline constexpr unsigned long kIoctlPagemapScan = _IOWR('f', 16, PagemapScan);
+inline constexpr std::uint64_t kPageIsFile = std::uint64_t{1} << 2;
+inline constexpr std::uint64_t kPageIsPresent = std::uint64_t{1} << 3;
+inline constexpr std::uint64_t kPageIsSwapped = std::uint64_t{1} << 4;
+
+// sys/socket.h, Linux 6.5
+inline constexpr int kSoPeerPidfd = 77;
+
+}  // namespace faultline::kernel::uapi

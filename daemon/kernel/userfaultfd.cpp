@@ -1,0 +1,162 @@
+#include "daemon/kernel/userfaultfd.hpp"
+
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <array>
+#include <string>
+#include <string_view>
+
+#include "daemon/kernel/uapi.hpp"
+
+namespace faultline::kernel {
+
+namespace {
+
+std::string describe(const char* what, Vaddr start, ByteCount length) {
+  return std::string(what) + " of " + std::to_string(length.value()) + " bytes at address " +
+         std::to_string(start.value());
+}
+
+bool is_userfaultfd(int fd) {
+  std::array<char, 64> target{};
+  const std::string path = "/proc/self/fd/" + std::to_string(fd);
+  const ssize_t length = ::readlink(path.c_str(), target.data(), target.size());
+  if (length <= 0) return false;
+  return std::string_view(target.data(), static_cast<std::size_t>(length)) ==
+         "anon_inode:[userfaultfd]";
+}
+
+// The kernel reports progress and error in one signed field: bytes done, or a negative errno. An ioctl
+// that stopped half-way fails with EAGAIN and a positive count: that is progress, and the caller goes on
+// from there and learns the true reason.
+RangeResult outcome(int ioctl_result, std::int64_t progress) {
+  const int error = ioctl_result == 0 ? 0 : errno;
+  if (progress > 0) return {ByteCount{static_cast<std::uint64_t>(progress)}, 0};
+  if (progress < 0) return {ByteCount{0}, static_cast<int>(-progress)};
+  return {ByteCount{0}, error};
+}
+
+constexpr std::uint64_t kNeededFeatures =
+    UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM |
+    UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_EVENT_REMAP |
+    UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP | uapi::kFeaturePoison;
+
+}  // namespace
+
+Result<Userfaultfd> Userfaultfd::adopt(UniqueFd fd) {
+  if (!is_userfaultfd(fd.get())) return fail(EBADF, "checking that the descriptor is a userfaultfd");
+  const int flags = ::fcntl(fd.get(), F_GETFL);
+  if (flags < 0 || ::fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK) != 0) {
+    return fail_errno("making the userfaultfd non-blocking");
+  }
+  // A refused UFFDIO_API leaves the userfaultfd as it was, so the second try is allowed.
+  uffdio_api api{UFFD_API, kNeededFeatures | UFFD_FEATURE_EVENT_FORK, 0};
+  if (::ioctl(fd.get(), UFFDIO_API, &api) == 0) {
+    return Userfaultfd{std::move(fd), Features{.fork_events = true}};
+  }
+  if (errno == EPERM) {
+    api = {UFFD_API, kNeededFeatures, 0};
+    if (::ioctl(fd.get(), UFFDIO_API, &api) == 0) {
+      return Userfaultfd{std::move(fd), Features{.fork_events = false}};
+    }
+  }
+  if (errno == EINVAL && api.ioctls == 0 && api.features == 0) {
+    // The kernel zeroes the answer both for an unknown feature and for a second UFFDIO_API. Features
+    // were probed when the daemon started, so it is the latter.
+    return fail(EBUSY, "UFFDIO_API: the userfaultfd was initialised already");
+  }
+  return fail_errno("UFFDIO_API on the client's userfaultfd");
+}
+
+Userfaultfd Userfaultfd::from_fork_event(UniqueFd fd, Features features) {
+  // The kernel gives the child's descriptor the flags that the client once asked for, which may be none.
+  // Neither call can fail on a descriptor that was just installed.
+  (void)::fcntl(fd.get(), F_SETFL, ::fcntl(fd.get(), F_GETFL) | O_NONBLOCK);
+  (void)::fcntl(fd.get(), F_SETFD, FD_CLOEXEC);
+  return Userfaultfd{std::move(fd), features};
+}
+
+Status Userfaultfd::register_object_range(Vaddr start, ByteCount length) const {
+  uffdio_register request{};
+  request.range = {start.value(), length.value()};
+  request.mode =
+      UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR | UFFDIO_REGISTER_MODE_WP;
+  if (::ioctl(fd_.get(), UFFDIO_REGISTER, &request) != 0) {
+    return fail_errno(describe("UFFDIO_REGISTER", start, length));
+  }
+  return {};
+}
+
+Status Userfaultfd::register_anonymous_range(Vaddr start, ByteCount length) const {
+  uffdio_register request{};
+  request.range = {start.value(), length.value()};
+  request.mode = UFFDIO_REGISTER_MODE_MISSING;
+  if (::ioctl(fd_.get(), UFFDIO_REGISTER, &request) != 0) {
+    return fail_errno(describe("UFFDIO_REGISTER (missing only)", start, length));
+  }
+  return {};
+}
+
+Status Userfaultfd::unregister(Vaddr start, ByteCount length) const {
+  uffdio_range range{start.value(), length.value()};
+  if (::ioctl(fd_.get(), UFFDIO_UNREGISTER, &range) != 0) {
+    return fail_errno(describe("UFFDIO_UNREGISTER", start, length));
+  }
+  return {};
+}
+
+RangeResult Userfaultfd::continue_range(Vaddr start, ByteCount length, WriteProtect wp) const {
+  uffdio_continue request{};
+  request.range = {start.value(), length.value()};
+  request.mode = wp == WriteProtect::yes ? uapi::kContinueModeWp : 0;
+  return outcome(::ioctl(fd_.get(), UFFDIO_CONTINUE, &request), request.mapped);
+}
+
+RangeResult Userfaultfd::copy_range(Vaddr start, const std::byte* source, ByteCount length) const {
+  uffdio_copy request{};
+  request.dst = start.value();
+  request.src = reinterpret_cast<std::uintptr_t>(source);  // the ioctl's own form of a pointer
+  request.len = length.value();
+  return outcome(::ioctl(fd_.get(), UFFDIO_COPY, &request), request.copy);
+}
+
+RangeResult Userfaultfd::write_unprotect(Vaddr start, ByteCount length) const {
+  uffdio_writeprotect request{};
+  request.range = {start.value(), length.value()};
+  if (::ioctl(fd_.get(), UFFDIO_WRITEPROTECT, &request) != 0) return {ByteCount{0}, errno};
+  return {length, 0};
+}
+
+RangeResult Userfaultfd::poison_range(Vaddr start, ByteCount length) const {
+  uapi::Poison request{};
+  request.range = {start.value(), length.value()};
+  return outcome(::ioctl(fd_.get(), uapi::kIoctlPoison, &request), request.updated);
+}
+
+void Userfaultfd::wake(Vaddr start, ByteCount length) const {
+  uffdio_range range{start.value(), length.value()};
+  // Fails only for a malformed range, and then nothing can be waiting in it.
+  (void)::ioctl(fd_.get(), UFFDIO_WAKE, &range);
+}
+
+int Userfaultfd::probe() const {
+  // The kernel looks for a living mm and for events under way before it looks for the VMA. No mapping of
+  // ours is placed at the last page of user space; a client that registers it there unprotects only itself.
+  uffdio_writeprotect request{};
+  request.range = {0x7fff'ffff'e000, 0x1000};
+  if (::ioctl(fd_.get(), UFFDIO_WRITEPROTECT, &request) == 0) return 0;
+  return errno == ENOENT ? 0 : errno;
+}
+
+Result<std::size_t> Userfaultfd::read_now(std::span<uffd_msg> messages) const {
+  iovec iov{messages.data(), messages.size_bytes()};
+  const ssize_t got = ::preadv2(fd_.get(), &iov, 1, -1, RWF_NOWAIT);
+  if (got >= 0) return static_cast<std::size_t>(got) / sizeof(uffd_msg);
+  if (errno == EAGAIN || errno == EINTR) return std::size_t{0};
+  return fail_errno("reading a userfaultfd");
+}
+
+}  // namespace faultline::kernel

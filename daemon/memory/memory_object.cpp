@@ -1,0 +1,174 @@
+#include "daemon/memory/memory_object.hpp"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <cassert>
+#include <utility>
+
+namespace faultline::memory {
+
+// One read of a run of pages, and who waits for it. Keeps its object alive until the read has ended.
+class MemoryObject::Fill final : public kernel::RingOperation {
+ public:
+  Fill(std::shared_ptr<MemoryObject> object, kernel::Ring& ring, PageIndex first, PageCount count)
+      : object_(std::move(object)), ring_(ring), first_(first), count_(count) {
+    const FileSource& file = *object_->spec_.file;
+    const ByteCount start = object_->page_size().offset_of(first_);
+    wanted_ = std::min(object_->page_size().bytes(count_), file.length - start);
+  }
+
+  [[nodiscard]] PageIndex first() const { return first_; }
+  [[nodiscard]] PageCount count() const { return count_; }
+  [[nodiscard]] bool covers(PageIndex page) const {
+    return page >= first_ && page < first_ + count_;
+  }
+  void add_waiter(PageIndex page, Waiter waiter) { waiters_.emplace_back(page, std::move(waiter)); }
+  std::vector<std::pair<PageIndex, Waiter>> take_waiters() { return std::exchange(waiters_, {}); }
+
+  void submit() {
+    const FileSource& file = *object_->spec_.file;
+    const ByteCount start = object_->page_size().offset_of(first_) + got_;
+    std::byte* into = object_->memory_.data() + start.value();
+    ring_.read(*this, file.fd.get(), {into, (wanted_ - got_).value()},
+               static_cast<std::int64_t>((file.offset + start).value()));
+  }
+
+  void on_complete(int result) override {
+    if (result == -EINTR || result == -EAGAIN) return submit();
+    if (result > 0) {
+      got_ = got_ + ByteCount{static_cast<std::uint64_t>(result)};
+      if (got_ < wanted_) return submit();  // a short read is not yet the end of the file
+    }
+    // Whole pages only: the page in which the file now ends has lost content that it had.
+    const PageCount supplied =
+        got_ == wanted_ ? count_ : object_->page_size().pages(got_);
+    const std::shared_ptr<MemoryObject> object = object_;  // finish destroys this fill
+    object->finish(*this, supplied, result < 0 ? -result : ENODATA);
+  }
+
+ private:
+  std::shared_ptr<MemoryObject> object_;
+  kernel::Ring& ring_;
+  PageIndex first_;
+  PageCount count_;
+  ByteCount wanted_;
+  ByteCount got_;
+  std::vector<std::pair<PageIndex, Waiter>> waiters_;
+};
+
+MemoryObject::MemoryObject(ObjectId id, ObjectSpec spec, kernel::Memfd memfd,
+                           kernel::MappedMemory memory, PageTable pages)
+    : id_(id),
+      spec_(std::move(spec)),
+      memfd_(std::move(memfd)),
+      memory_(std::move(memory)),
+      pages_(std::move(pages)) {}
+
+Result<std::shared_ptr<MemoryObject>> MemoryObject::create(ObjectId id, ObjectSpec spec) {
+  const ByteCount size = spec.page_size.round_up(spec.content_size);
+  auto memfd = kernel::Memfd::create("faultline:" + (spec.name.empty() ? "anonymous" : spec.name), size);
+  if (!memfd) return propagate(memfd);
+  auto memory = kernel::MappedMemory::create(size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                                             memfd->writable_fd());
+  if (!memory) return propagate(memory);
+  auto pages = PageTable::create(spec.page_size.pages(size));
+  if (!pages) return propagate(pages);
+  return std::shared_ptr<MemoryObject>{new MemoryObject(
+      id, std::move(spec), std::move(*memfd), std::move(*memory), std::move(*pages))};
+}
+
+PageCount MemoryObject::populate(PageIndex first, PageCount window, kernel::Ring& ring,
+                                 Waiter waiter) {
+  assert(first + window <= PageIndex{} + page_count());
+  const PageCount ready = pages_.run(first, window, PageState::resident);
+  if (ready == window) return ready;
+  if (from_file()) return populate_file(first, window, ring, std::move(waiter));
+  return populate_zero(first, window, std::move(waiter));
+}
+
+PageCount MemoryObject::populate_zero(PageIndex first, PageCount window, Waiter waiter) {
+  const auto allocate = [&](PageCount count) {
+    return memfd_.allocate(spec_.page_size.offset_of(first), spec_.page_size.bytes(count));
+  };
+  PageCount count = window;
+  Status allocated = allocate(count);
+  if (!allocated && count > PageCount{1}) {
+    // Short of memory: what is asked for now matters, what lies ahead does not.
+    count = PageCount{1};
+    allocated = allocate(count);
+  }
+  if (!allocated) {
+    failed_fills_.fetch_add(1);
+    spdlog::error("object {} page {}: {}", id_.value(), first.value(), allocated.error().message());
+    waiter(Supply::failed);
+    return PageCount{0};
+  }
+  pages_.mark(first, count, PageState::resident);
+  return count;
+}
+
+PageCount MemoryObject::populate_file(PageIndex first, PageCount window, kernel::Ring& ring,
+                                      Waiter waiter) {
+  const std::lock_guard lock(fills_mutex_);
+  const PageCount ready = pages_.run(first, window, PageState::resident);
+  if (ready == PageCount{0}) {
+    const auto fill = std::find_if(fills_.begin(), fills_.end(),
+                                   [&](const auto& f) { return f->covers(first); });
+    if (fill != fills_.end()) {
+      (*fill)->add_waiter(first, std::move(waiter));
+      return PageCount{0};
+    }
+  }
+  // Under the mutex nobody else claims, so what is absent here stays so until it is claimed below.
+  const PageIndex start = first + ready;
+  const PageCount absent = pages_.run(start, window - ready, PageState::absent);
+  if (absent > PageCount{0}) {
+    pages_.mark(start, absent, PageState::filling);
+    auto fill = std::make_unique<Fill>(shared_from_this(), ring, start, absent);
+    if (ready == PageCount{0}) fill->add_waiter(first, std::move(waiter));
+    fill->submit();
+    fills_.push_back(std::move(fill));
+  }
+  return ready;
+}
+
+void MemoryObject::finish(Fill& fill, PageCount supplied, int error) {
+  const PageIndex first = fill.first();
+  const PageCount count = fill.count();
+  const PageCount lost = count - supplied;
+  std::unique_ptr<Fill> ended;
+  {
+    const std::lock_guard lock(fills_mutex_);
+    pages_.mark(first, supplied, PageState::resident);
+    if (lost > PageCount{0}) {
+      const auto given_back = memfd_.punch_hole(spec_.page_size.offset_of(first + supplied),
+                                                spec_.page_size.bytes(lost));
+      if (!given_back) spdlog::error("{}", given_back.error().message());
+      pages_.mark(first + supplied, lost, PageState::absent);
+    }
+    const auto found = std::find_if(fills_.begin(), fills_.end(),
+                                    [&](const auto& f) { return f.get() == &fill; });
+    ended = std::move(*found);
+    fills_.erase(found);
+  }
+  if (lost > PageCount{0} && count == PageCount{1}) {
+    failed_fills_.fetch_add(1);
+    spdlog::error("object {} ({}) page {}: the file could not supply it: {}", id_.value(),
+                  name().empty() ? "anonymous" : name(), first.value(),
+                  std::generic_category().message(error));
+  }
+  for (auto& [page, waiter] : ended->take_waiters()) {
+    if (page < first + supplied) {
+      waiter(Supply::ready);
+    } else {
+      waiter(count == PageCount{1} ? Supply::failed : Supply::retry_alone);
+    }
+  }
+}
+
+void MemoryObject::forget(PageIndex first, PageCount count) {
+  for (std::uint64_t i = 0; i < count.value(); ++i) pages_.forget(first + PageCount{i});
+}
+
+}  // namespace faultline::memory

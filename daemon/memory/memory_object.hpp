@@ -1,0 +1,123 @@
+// A memory object: a sized set of pages in one sealed memfd, filled by its pager when they are first
+// needed. Must never let a page be seen before its whole content is there, and never block on a file.
+//
+// Life of a page of a file object:
+//   1. A worker finds it absent, claims it and what follows it in the window, and starts one read of the
+//      file into the memfd on its own ring. Whoever wants the page meanwhile leaves a waiter.
+//   2. The read completes: the pages are marked resident, then the waiters are told.
+//   3. Or it fails: the memfd's pages are given back, the entries return to absent, then the waiters are
+//      told: to try the page alone when the read was of several, that it cannot be had when it was of one.
+// A page of a zero-fill object is allocated in the memfd and marked, at once.
+//
+// Locking: fills_mutex_ guards fills_ and everything in a Fill. A page is in state filling only while a
+// Fill that covers it is in fills_ (claims and their entry are made under the mutex), so a waiter that
+// looks under the mutex either finds the fill or a state that is no longer filling. Leaf lock.
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "daemon/kernel/memfd.hpp"
+#include "daemon/kernel/ring.hpp"
+#include "daemon/kernel/units.hpp"
+#include "daemon/memory/page_table.hpp"
+
+namespace faultline::memory {
+
+// A file behind an object, or a part of one.
+struct FileSource {
+  UniqueFd fd;
+  ByteCount offset;  // where the object's first page is
+  ByteCount length;  // of content; what follows it in the last page reads zero
+};
+
+struct ObjectSpec {
+  std::string name;  // empty: anonymous
+  uid_t uid = 0;
+  gid_t gid = 0;
+  mode_t mode = 0600;
+  PageSize page_size;
+  ByteCount content_size;
+  std::optional<FileSource> file;
+};
+
+enum class Supply {
+  ready,        // resident
+  retry_alone,  // a read of several pages failed: ask for this page alone
+  failed,       // it cannot be supplied
+};
+
+class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
+ public:
+  // Called once, on any worker's thread, possibly before populate returns.
+  using Waiter = std::function<void(Supply)>;
+
+  static Result<std::shared_ptr<MemoryObject>> create(ObjectId id, ObjectSpec spec);
+
+  [[nodiscard]] ObjectId id() const { return id_; }
+  [[nodiscard]] const std::string& name() const { return spec_.name; }
+  [[nodiscard]] uid_t uid() const { return spec_.uid; }
+  [[nodiscard]] gid_t gid() const { return spec_.gid; }
+  [[nodiscard]] mode_t mode() const { return spec_.mode; }
+  [[nodiscard]] PageSize page_size() const { return spec_.page_size; }
+  [[nodiscard]] ByteCount content_size() const { return spec_.content_size; }
+  [[nodiscard]] ByteCount size() const { return spec_.page_size.bytes(pages_.size()); }
+  [[nodiscard]] PageCount page_count() const { return pages_.size(); }
+  [[nodiscard]] bool from_file() const { return spec_.file.has_value(); }
+  [[nodiscard]] const kernel::Memfd& memfd() const { return memfd_; }
+  [[nodiscard]] ByteCount resident() const { return memfd_.allocated(); }
+  [[nodiscard]] const PageTable& pages() const { return pages_; }
+
+  // The daemon's own view of a page, to copy from. Valid while the object lives; the page is resident.
+  [[nodiscard]] const std::byte* content(PageIndex page) const {
+    return memory_.data() + spec_.page_size.offset_of(page).value();
+  }
+
+  // Makes pages from first on resident, at most window of them. Returns how many are so now, from first;
+  // 0 means that first is on its way, or refused, and that waiter was taken and will be called.
+  // Reads of a file go through the ring of the calling worker.
+  PageCount populate(PageIndex first, PageCount window, kernel::Ring& ring, Waiter waiter);
+
+  // A client tore pages out of the memfd behind our back: they are absent again.
+  void forget(PageIndex first, PageCount count);
+
+  // Zero-fill objects give absent pages nothing but zeroes: a private write need not allocate them.
+  [[nodiscard]] bool reads_zero(PageIndex page) const {
+    return !from_file() && pages_.state(page) == PageState::absent;
+  }
+
+  // How many handles are open, in all address spaces.
+  void count_handle(int change) { handles_.fetch_add(change); }
+  [[nodiscard]] int handles() const { return handles_.load(); }
+
+  // Of pages that no read of the file could supply.
+  [[nodiscard]] std::uint64_t failed_fills() const { return failed_fills_.load(); }
+
+ private:
+  class Fill;
+  MemoryObject(ObjectId id, ObjectSpec spec, kernel::Memfd memfd, kernel::MappedMemory memory,
+               PageTable pages);
+
+  PageCount populate_zero(PageIndex first, PageCount window, Waiter waiter);
+  PageCount populate_file(PageIndex first, PageCount window, kernel::Ring& ring, Waiter waiter);
+  void finish(Fill& fill, PageCount supplied, int error);
+
+  ObjectId id_;
+  ObjectSpec spec_;
+  kernel::Memfd memfd_;
+  kernel::MappedMemory memory_;
+  PageTable pages_;
+  std::atomic<std::uint64_t> failed_fills_{0};
+  std::atomic<int> handles_{0};
+
+  std::mutex fills_mutex_;
+  std::vector<std::unique_ptr<Fill>> fills_;
+};
+
+}  // namespace faultline::memory

@@ -1,0 +1,112 @@
+#include "daemon/memory/object_directory.hpp"
+
+#include <algorithm>
+
+namespace faultline::memory {
+
+namespace {
+
+bool allowed(const MemoryObject& object, Access access, Credentials who) {
+  if (who.uid == 0) return true;
+  unsigned bits = object.mode();
+  if (who.uid == object.uid()) {
+    bits >>= 6;
+  } else if (who.gid == object.gid()) {
+    bits >>= 3;
+  }
+  const unsigned needed = access == Access::read_write ? 06U : 04U;
+  return (bits & needed) == needed;
+}
+
+}  // namespace
+
+bool valid_object_name(std::string_view name) {
+  constexpr std::size_t kLongest = 128;
+  const auto allowed_byte = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           std::string_view("._:@+-").find(c) != std::string_view::npos;
+  };
+  return !name.empty() && name.size() <= kLongest && name.front() != '.' &&
+         std::all_of(name.begin(), name.end(), allowed_byte);
+}
+
+Result<std::shared_ptr<MemoryObject>> ObjectDirectory::create(ObjectSpec spec) {
+  if (!spec.name.empty() && !valid_object_name(spec.name)) {
+    return fail(EINVAL, "creating an object: its name may hold only 1 to 128 of A-Z a-z 0-9 . _ : @ + -");
+  }
+  if (spec.content_size == ByteCount{0}) return fail(EINVAL, "creating an object of 0 bytes");
+  if (spec.content_size > limits_.max_object_bytes) {
+    return fail(EFBIG, "creating an object of " + std::to_string(spec.content_size.value()) +
+                           " bytes, where max_object_bytes is " +
+                           std::to_string(limits_.max_object_bytes.value()));
+  }
+  const std::lock_guard lock(mutex_);
+  if (!spec.name.empty() && named_.count(spec.name) != 0) {
+    return fail(EEXIST, "creating object " + spec.name);
+  }
+  if (all_.size() >= limits_.max_objects) {
+    forget_dead_locked();
+    if (all_.size() >= limits_.max_objects) {
+      return fail(EUSERS, "creating an object beyond max_objects, " +
+                              std::to_string(limits_.max_objects));
+    }
+  }
+  const ObjectId id{next_id_};
+  auto object = MemoryObject::create(id, std::move(spec));
+  if (!object) return object;
+  ++next_id_;
+  all_.emplace(id, *object);
+  if (!(*object)->name().empty()) named_.emplace((*object)->name(), *object);
+  return object;
+}
+
+Result<std::shared_ptr<MemoryObject>> ObjectDirectory::find_locked(const std::string& name) const {
+  if (!valid_object_name(name)) return fail(EINVAL, "looking up an object by a malformed name");
+  const auto found = named_.find(name);
+  if (found == named_.end()) return fail(ENOENT, "looking up object " + name);
+  return found->second;
+}
+
+Result<std::shared_ptr<MemoryObject>> ObjectDirectory::open(const std::string& name, Access access,
+                                                            Credentials who) const {
+  const std::lock_guard lock(mutex_);
+  auto object = find_locked(name);
+  if (object && !allowed(**object, access, who)) {
+    return fail(EACCES, "opening object " + name + (access == Access::read_write
+                                                        ? " for reading and writing"
+                                                        : " for reading"));
+  }
+  return object;
+}
+
+Status ObjectDirectory::unlink(const std::string& name, Credentials who) {
+  std::shared_ptr<MemoryObject> last;  // destroyed after the lock is released
+  const std::lock_guard lock(mutex_);
+  auto object = find_locked(name);
+  if (!object) return propagate(object);
+  if (who.uid != 0 && who.uid != (*object)->uid()) return fail(EACCES, "unlinking object " + name);
+  last = std::move(*object);
+  named_.erase(name);
+  return {};
+}
+
+std::vector<std::shared_ptr<MemoryObject>> ObjectDirectory::all() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<MemoryObject>> objects;
+  for (const auto& [id, weak] : all_) {
+    if (auto object = weak.lock()) objects.push_back(std::move(object));
+  }
+  return objects;
+}
+
+bool ObjectDirectory::linked(const MemoryObject& object) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = named_.find(object.name());
+  return found != named_.end() && found->second.get() == &object;
+}
+
+void ObjectDirectory::forget_dead_locked() {
+  std::erase_if(all_, [](const auto& entry) { return entry.second.expired(); });
+}
+
+}  // namespace faultline::memory

@@ -1,0 +1,66 @@
+// Every object of the daemon: by name for those who open one, all of them for those who look. Must never
+// give out an object to somebody whom its owner and mode do not allow.
+//
+// Lifetime: a named object is held here until it is unlinked; beyond that, objects live by their handles
+// and mappings alone.
+//
+// Locking: mutex_ guards everything; leaf lock.
+#pragma once
+
+#include <sys/types.h>
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "daemon/memory/memory_object.hpp"
+
+namespace faultline::memory {
+
+// Who asks, as the socket says.
+struct Credentials {
+  uid_t uid = 0;
+  gid_t gid = 0;
+};
+
+enum class Access { read_only, read_write };
+
+struct ObjectLimits {
+  ByteCount max_object_bytes{std::uint64_t{4} << 40};
+  std::size_t max_objects = 65'536;
+};
+
+// 1 to 128 of A-Z a-z 0-9 . _ : @ + - and no leading dot.
+[[nodiscard]] bool valid_object_name(std::string_view name);
+
+class ObjectDirectory {
+ public:
+  explicit ObjectDirectory(ObjectLimits limits) : limits_(limits) {}
+
+  // Errors: EINVAL, EEXIST, EFBIG, EUSERS, and what memfd_create(2) and mmap(2) say.
+  Result<std::shared_ptr<MemoryObject>> create(ObjectSpec spec);
+  // Errors: EINVAL, ENOENT, EACCES.
+  Result<std::shared_ptr<MemoryObject>> open(const std::string& name, Access access,
+                                             Credentials who) const;
+  Status unlink(const std::string& name, Credentials who);
+
+  [[nodiscard]] std::vector<std::shared_ptr<MemoryObject>> all() const;
+  // Whether the object can still be opened by its name.
+  [[nodiscard]] bool linked(const MemoryObject& object) const;
+  [[nodiscard]] const ObjectLimits& limits() const { return limits_; }
+
+ private:
+  Result<std::shared_ptr<MemoryObject>> find_locked(const std::string& name) const;
+  void forget_dead_locked();
+
+  const ObjectLimits limits_;
+  mutable std::mutex mutex_;
+  std::uint64_t next_id_ = 1;
+  std::map<std::string, std::shared_ptr<MemoryObject>> named_;
+  std::map<ObjectId, std::weak_ptr<MemoryObject>> all_;
+};
+
+}  // namespace faultline::memory

@@ -1,0 +1,54 @@
+// The state of every page of one object. Must never say "resident" of a page whose content is not all there.
+//
+// Sparse: an entry is a byte of lazily zeroed memory, so an untouched terabyte costs address space only.
+//
+// States and their transitions:
+//   absent   -> filling   a worker claims the page (claim)                         any worker, by CAS
+//   filling  -> resident  its content is in the memfd (mark)                       the claimer alone
+//   filling  -> absent    it could not be supplied; the memfd page was given back  the claimer alone
+//   absent   -> resident  zero-fill: the memfd page was allocated                  any worker, idempotent
+//   resident -> absent    a client punched a hole into the memfd (forget)          any worker, by CAS
+//
+// Memory order: mark(resident) is a release, state() an acquire. Who sees "resident" therefore comes
+// after the fill that made it so; the content itself is the kernel's page cache, coherent by itself.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "daemon/kernel/error.hpp"
+#include "daemon/kernel/mapped_memory.hpp"
+#include "daemon/kernel/units.hpp"
+
+namespace faultline::memory {
+
+enum class PageState : std::uint8_t { absent = 0, filling = 1, resident = 2 };
+
+class PageTable {
+ public:
+  static Result<PageTable> create(PageCount pages);
+
+  [[nodiscard]] PageCount size() const { return size_; }
+  [[nodiscard]] PageState state(PageIndex page) const {
+    return entry(page).load(std::memory_order_acquire);
+  }
+  // absent -> filling; true for the one caller that did it.
+  bool claim(PageIndex page) { return change(page, PageState::absent, PageState::filling); }
+  // resident -> absent.
+  bool forget(PageIndex page) { return change(page, PageState::resident, PageState::absent); }
+  void mark(PageIndex first, PageCount count, PageState state);
+
+  // How many pages from first on are in the given state, up to limit.
+  [[nodiscard]] PageCount run(PageIndex first, PageCount limit, PageState state) const;
+
+ private:
+  PageTable(kernel::MappedMemory entries, PageCount size)
+      : entries_(std::move(entries)), size_(size) {}
+  [[nodiscard]] std::atomic<PageState>& entry(PageIndex page) const;
+  bool change(PageIndex page, PageState from, PageState to);
+
+  kernel::MappedMemory entries_;
+  PageCount size_;
+};
+
+}  // namespace faultline::memory

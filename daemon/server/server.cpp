@@ -1,0 +1,213 @@
+#include "daemon/server/server.hpp"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <spdlog/spdlog.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <boost/asio/post.hpp>
+#include <csignal>
+#include <cstring>
+#include <utility>
+
+#include "daemon/admin/report.hpp"
+
+namespace faultline::server {
+
+namespace {
+
+namespace asio = boost::asio;
+
+// Connections past the limit still get their answer in words; past this many more, they are just closed.
+constexpr std::size_t kRefusalsAtOnce = 64;
+constexpr std::chrono::milliseconds kAcceptPause{100};
+
+Result<sockaddr_un> socket_address(const std::filesystem::path& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const std::string text = path.string();
+  if (text.size() >= sizeof(address.sun_path)) {
+    return fail(ENAMETOOLONG, "listening on " + text);
+  }
+  text.copy(static_cast<char*>(address.sun_path), sizeof(address.sun_path) - 1);
+  return address;
+}
+
+int bind_to(int fd, const sockaddr_un& address) {
+  return ::bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+}
+
+// A socket file that nobody listens on was left by a daemon that was killed.
+bool somebody_listens(const sockaddr_un& address) {
+  const UniqueFd probe{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
+  const int result = ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+  return result == 0 || errno == EAGAIN;
+}
+
+}  // namespace
+
+Server::Server(Settings settings, const kernel::KernelSupport& support)
+    : settings_(std::move(settings)),
+      support_(support),
+      objects_(memory::ObjectLimits{ByteCount{settings_.max_object_bytes}, settings_.max_objects}) {}
+
+Server::~Server() = default;
+
+Result<std::unique_ptr<Server>> Server::create(const Settings& settings,
+                                               const kernel::KernelSupport& support) {
+  std::unique_ptr<Server> server{new Server(settings, support)};
+  server->userfaultfd_device_ = UniqueFd{::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC)};
+  auto spaces = space::SpaceService::create(settings.workers);
+  if (!spaces) return propagate(spaces);
+  server->spaces_ = std::move(*spaces);
+  if (auto listening = server->listen(); !listening) return propagate(listening);
+  return server;
+}
+
+Status Server::listen() {
+  const std::filesystem::path& path = settings_.socket_path;
+  auto address = socket_address(path);
+  if (!address) return propagate(address);
+  std::error_code error;
+  std::filesystem::create_directories(path.parent_path(), error);
+  if (error) return fail(error.value(), "making the directory of " + path.string());
+
+  UniqueFd fd{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
+  if (!fd) return fail_errno("making the listening socket");
+  // Born without any permission; it gets its mode when its group is right.
+  const mode_t before = ::umask(0777);
+  int bound = bind_to(fd.get(), *address);
+  if (bound != 0 && errno == EADDRINUSE) {
+    if (somebody_listens(*address)) {
+      ::umask(before);
+      return fail(EADDRINUSE, "listening on " + path.string() + ", where another daemon does");
+    }
+    std::filesystem::remove(path, error);
+    bound = bind_to(fd.get(), *address);
+  }
+  const int bind_errno = errno;
+  ::umask(before);
+  if (bound != 0) return fail(bind_errno, "listening on " + path.string());
+  if (!settings_.socket_group.empty()) {
+    const group* found = ::getgrnam(settings_.socket_group.c_str());
+    if (found == nullptr) return fail(EINVAL, "finding socket_group " + settings_.socket_group);
+    if (::chown(path.c_str(), static_cast<uid_t>(-1), found->gr_gid) != 0) {
+      return fail_errno("giving " + path.string() + " to group " + settings_.socket_group);
+    }
+  }
+  if (::chmod(path.c_str(), settings_.socket_mode) != 0) return fail_errno("chmod of " + path.string());
+  if (::listen(fd.get(), SOMAXCONN) != 0) return fail_errno("listening on " + path.string());
+  listener_.assign(fd.release());
+  return {};
+}
+
+void Server::run() {
+  signals_.add(SIGTERM);
+  signals_.add(SIGINT);
+  signals_.async_wait([this](const boost::system::error_code& error, int signal) {
+    if (error) return;
+    spdlog::info("{}: taking no more work", ::strsignal(signal));
+    stop();
+  });
+  accept_when_ready();
+  control_.run();
+}
+
+void Server::stop() {
+  boost::system::error_code ignored;
+  listener_.close(ignored);
+  accept_pause_.cancel();
+  std::error_code missing;
+  std::filesystem::remove(settings_.socket_path, missing);
+  const std::set<std::shared_ptr<Session>> open = sessions_;  // closing takes them out of the set
+  for (const auto& session : open) session->close();
+  const std::size_t spaces = spaces_->space_count();
+  spaces_->stop();
+  helpers_.join();
+  control_.stop();
+  spdlog::info("stopped; {} address spaces were left to the kernel", spaces);
+}
+
+void Server::accept_when_ready() {
+  listener_.async_wait(asio::posix::stream_descriptor::wait_read,
+                       [this](const boost::system::error_code& error) {
+                         if (!error) accept_all();
+                       });
+}
+
+void Server::accept_all() {
+  for (;;) {
+    UniqueFd socket{::accept4(listener_.native_handle(), nullptr, nullptr,
+                              SOCK_CLOEXEC | SOCK_NONBLOCK)};
+    if (socket) {
+      admit(std::move(socket));
+      continue;
+    }
+    if (errno == EINTR || errno == ECONNABORTED) continue;
+    if (errno == EAGAIN || errno == EWOULDBLOCK) break;
+    // Out of descriptors or memory: the connection stays in the queue, so asking at once would spin.
+    spdlog::error("accepting a client: {}", std::strerror(errno));
+    accept_pause_.expires_after(kAcceptPause);
+    accept_pause_.async_wait([this](const boost::system::error_code& error) {
+      if (!error) accept_when_ready();
+    });
+    return;
+  }
+  accept_when_ready();
+}
+
+void Server::admit(UniqueFd socket) {
+  const auto peer = kernel::peer_credentials(socket.get());
+  if (!peer) return;
+  if (sessions_.size() >= settings_.max_sessions + kRefusalsAtOnce) return;
+  std::string refused;
+  std::size_t& of_user = sessions_of_user_[peer->uid];
+  if (sessions_.size() >= settings_.max_sessions) {
+    refused = "connecting beyond max_sessions, " + std::to_string(settings_.max_sessions);
+  } else if (of_user >= settings_.max_sessions_per_user) {
+    refused = "connecting beyond max_sessions_per_user, " +
+              std::to_string(settings_.max_sessions_per_user);
+  }
+  ++of_user;
+  auto session = std::make_shared<Session>(std::move(socket), *peer, std::move(refused), *this);
+  sessions_.insert(session);
+  session->start();
+}
+
+void Server::closed(Session& session) {
+  const auto of_user = sessions_of_user_.find(session.uid());
+  if (--of_user->second == 0) sessions_of_user_.erase(of_user);
+  sessions_.erase(session.shared_from_this());
+}
+
+std::uint32_t Server::server_flags() const {
+  std::uint32_t flags = 0;
+  if (!userfaultfd_device_) flags |= wire::kServerUserModeOnly;
+  if (!support_.fork_events) flags |= wire::kServerNoForkEvents;
+  return flags;
+}
+
+void Server::report(wire::AdminRequest query, uid_t viewer,
+                    std::function<void(Result<std::string>)> done) {
+  admin::DaemonStatus status;
+  status.version = FAULTLINE_VERSION;
+  status.socket_path = settings_.socket_path.string();
+  status.workers = spaces_->worker_count();
+  status.sessions = sessions_.size();
+  status.uptime = std::chrono::duration_cast<std::chrono::seconds>(
+      std::chrono::steady_clock::now() - started_);
+  status.user_mode_only = !userfaultfd_device_;
+  status.fork_events = support_.fork_events;
+  spaces_->snapshots([this, query, viewer, status = std::move(status),
+                      done = std::move(done)](std::vector<space::SpaceSnapshot> spaces) mutable {
+    asio::post(helpers_, [this, query, viewer, status = std::move(status), done = std::move(done),
+                          spaces = std::move(spaces)]() mutable {
+      done(admin::answer(query, viewer, std::move(status), objects_, std::move(spaces)));
+    });
+  });
+}
+
+}  // namespace faultline::server

@@ -1,0 +1,67 @@
+// The control plane: the listening socket, the sessions, and the rooms that they ask. Must never stand
+// between a fault and its answer, which the workers give by themselves.
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+
+#include "daemon/kernel/feature_check.hpp"
+#include "daemon/server/session.hpp"
+#include "daemon/server/settings.hpp"
+
+namespace faultline::server {
+
+class Server final : private SessionHost {
+ public:
+  // Listens when it returns. Errors: EADDRINUSE another daemon listens there; EACCES, ENOENT of the
+  // socket's place; and what io_uring_setup(2) says.
+  static Result<std::unique_ptr<Server>> create(const Settings& settings,
+                                                const kernel::KernelSupport& support);
+  ~Server() override;
+
+  // Serves until SIGTERM or SIGINT; then takes no more work, leaves no client blocked, and returns.
+  void run();
+
+ private:
+  Server(Settings settings, const kernel::KernelSupport& support);
+  Status listen();
+  void accept_when_ready();
+  void accept_all();
+  void admit(UniqueFd socket);
+  void stop();
+
+  boost::asio::io_context& control() override { return control_; }
+  boost::asio::thread_pool& helpers() override { return helpers_; }
+  memory::ObjectDirectory& objects() override { return objects_; }
+  space::SpaceService& spaces() override { return *spaces_; }
+  int userfaultfd_device() const override { return userfaultfd_device_.get(); }
+  std::uint32_t server_flags() const override;
+  void report(wire::AdminRequest query, uid_t viewer,
+              std::function<void(Result<std::string>)> done) override;
+  void closed(Session& session) override;
+
+  Settings settings_;
+  kernel::KernelSupport support_;
+  std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
+  UniqueFd userfaultfd_device_;
+  boost::asio::io_context control_{1};
+  boost::asio::thread_pool helpers_{2};
+  boost::asio::signal_set signals_{control_};
+  boost::asio::posix::stream_descriptor listener_{control_};
+  boost::asio::steady_timer accept_pause_{control_};
+  memory::ObjectDirectory objects_;
+  std::unique_ptr<space::SpaceService> spaces_;
+  std::set<std::shared_ptr<Session>> sessions_;
+  std::map<uid_t, std::size_t> sessions_of_user_;
+};
+
+}  // namespace faultline::server

@@ -1,0 +1,113 @@
+// One client's connection: takes its requests one at a time, checks everything in them, has them carried
+// out and answers. Must never block, and never trust a field of a packet.
+//
+// Life of a session:
+//   fresh    -> greeted    a hello of this protocol's version
+//   greeted  -> attached   attach_new or attach_forked: it speaks for an address space
+//   any      -> closed     the client closed, broke the protocol, was silent for kHandshakeWithin before it
+//                          was greeted, or the daemon stops
+// While a request is carried out nothing is read, so a client has one request outstanding and its socket's
+// buffer pushes back.
+//
+// Runs on the control thread alone; answers of workers are posted to it.
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <chrono>
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "daemon/kernel/process.hpp"
+#include "daemon/memory/object_directory.hpp"
+#include "daemon/space/space_service.hpp"
+#include "faultline/wire/packet.hpp"
+
+namespace faultline::server {
+
+// What all sessions share. Outlives them.
+class SessionHost {
+ public:
+  SessionHost() = default;
+  SessionHost(const SessionHost&) = delete;
+  SessionHost& operator=(const SessionHost&) = delete;
+  virtual ~SessionHost() = default;
+
+  virtual boost::asio::io_context& control() = 0;
+  // For what may block: page table walks, questions to a client's file system.
+  virtual boost::asio::thread_pool& helpers() = 0;
+  virtual memory::ObjectDirectory& objects() = 0;
+  virtual space::SpaceService& spaces() = 0;
+  // The open /dev/userfaultfd, or -1.
+  virtual int userfaultfd_device() const = 0;
+  virtual std::uint32_t server_flags() const = 0;
+  // Builds the answer to an admin query and calls done on any thread.
+  virtual void report(wire::AdminRequest query, uid_t viewer,
+                      std::function<void(Result<std::string>)> done) = 0;
+  virtual void closed(class Session& session) = 0;
+};
+
+class Session : public std::enable_shared_from_this<Session> {
+ public:
+  static constexpr std::chrono::seconds kHandshakeWithin{10};
+
+  // refused: why this client gets no further than its hello; empty where it may.
+  Session(UniqueFd socket, kernel::PeerCredentials peer, std::string refused, SessionHost& host);
+  void start();
+  void close();
+  [[nodiscard]] uid_t uid() const { return peer_.uid; }
+
+ private:
+  struct Reply {
+    Status status;
+    std::vector<std::byte> body;
+    std::vector<int> fds;           // owned by somebody who outlives the reply
+    std::vector<UniqueFd> own_fds;  // sent after fds, then closed
+  };
+  template <typename Body>
+  static Reply good(const Body& body);
+  static Reply bad(Error error);
+
+  void listen();
+  void on_readable();
+  void handle(wire::Packet packet);
+  void send(Reply reply);
+  void send_bytes(std::vector<std::byte> bytes, std::shared_ptr<Reply> keep);
+  // Sends the reply from any thread.
+  std::function<void(Reply)> responder();
+
+  void on_hello();
+  void on_attach_new(wire::Packet& packet);
+  void on_attach_forked(const wire::Packet& packet);
+  void on_object_create(wire::Packet& packet);
+  void on_object_open(const wire::Packet& packet);
+  void on_object_stat(const wire::Packet& packet);
+  void on_object_unlink(const wire::Packet& packet);
+  void on_object_close(const wire::Packet& packet);
+  void on_map(const wire::Packet& packet);
+  void on_mapping_stats(const wire::Packet& packet);
+  void on_process_stats();
+  void on_admin(const wire::Packet& packet);
+
+  [[nodiscard]] Reply opened(std::shared_ptr<memory::MemoryObject> object, memory::Access access);
+  [[nodiscard]] memory::Credentials credentials() const { return {peer_.uid, peer_.gid}; }
+  [[nodiscard]] bool require_attached();
+
+  boost::asio::posix::stream_descriptor socket_;
+  boost::asio::steady_timer deadline_;
+  kernel::PeerCredentials peer_;
+  std::string refused_;
+  SessionHost& host_;
+  wire::RequestHeader request_;  // the one being carried out
+  std::optional<space::SpaceRef> space_;
+  bool greeted_ = false;
+  bool closed_ = false;
+};
+
+}  // namespace faultline::server

@@ -1,0 +1,48 @@
+// How far around a fault to supply pages: opened by sequential access, closed by random access. Must
+// never look at memory; it sees page numbers only, and is one VMA's.
+//
+// A stream is a run of faults, each at or just behind the end of what the one before was given. A few
+// streams are followed at once, so that threads that each walk an area of their own all count as
+// sequential. A fault that belongs to no stream starts one, in the place of the stream used longest ago.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "daemon/kernel/units.hpp"
+
+namespace faultline::space {
+
+enum class AccessKind : std::uint8_t { none, read, copy, unprotect };
+
+class FaultAround {
+ public:
+  static constexpr std::size_t kStreams = 8;
+  static constexpr PageCount kMaxWindow{512};  // 2 MiB of 4 KiB pages
+  static constexpr std::uint64_t kGrowth = 8;
+
+  // How many pages to supply for a fault at page. The caller then says what it did with installed.
+  PageCount window(PageIndex page, AccessKind kind);
+  // The last fault asked about was answered with count pages, the faulting one included. ahead: how many
+  // private copies among them nobody had asked for.
+  void installed(PageIndex page, PageCount count, PageCount ahead);
+
+  // Copies made ahead that no later fault showed to be used: an upper bound of the wasted ones.
+  [[nodiscard]] std::uint64_t unused_ahead() const;
+
+ private:
+  struct Stream {
+    PageIndex expected;
+    PageCount window;
+    PageCount ahead;  // copies not yet known to be used
+    std::uint64_t used_at = 0;
+    AccessKind kind = AccessKind::none;
+  };
+
+  std::array<Stream, kStreams> streams_{};
+  std::size_t current_ = 0;
+  std::uint64_t clock_ = 0;
+  std::uint64_t unused_ = 0;
+};
+
+}  // namespace faultline::space

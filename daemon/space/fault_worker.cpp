@@ -1,0 +1,138 @@
+#include "daemon/space/fault_worker.hpp"
+
+#include <pthread.h>
+#include <spdlog/spdlog.h>
+
+#include <cstdlib>
+
+namespace faultline::space {
+
+namespace {
+constexpr unsigned kRingEntries = 1024;
+}
+
+Result<std::unique_ptr<FaultWorker>> FaultWorker::create(unsigned index, SpaceRegistry& registry) {
+  auto ring = kernel::Ring::create(kRingEntries);
+  if (!ring) return propagate(ring);
+  auto mailbox = Mailbox::create();
+  if (!mailbox) return propagate(mailbox);
+  std::unique_ptr<FaultWorker> worker{
+      new FaultWorker(index, registry, std::move(*ring), std::move(*mailbox))};
+  worker->thread_ = std::thread([self = worker.get()] { self->run(); });
+  return worker;
+}
+
+FaultWorker::FaultWorker(unsigned index, SpaceRegistry& registry, std::unique_ptr<kernel::Ring> ring,
+                         std::shared_ptr<Mailbox> mailbox)
+    : index_(index), registry_(registry), ring_(std::move(ring)), mailbox_(std::move(mailbox)) {}
+
+FaultWorker::~FaultWorker() {
+  begin_stop();
+  join();
+}
+
+void FaultWorker::post(Task task) {
+  mailbox_->post([this, task = std::move(task)]() mutable {
+    if (!task()) later_.push_back(std::move(task));
+  });
+}
+
+bool FaultWorker::take(std::shared_ptr<AddressSpace> space) {
+  return mailbox_->post([this, space = std::move(space)] {
+    spaces_.push_back(space);
+    space->start(*this);
+  });
+}
+
+void FaultWorker::begin_stop() {
+  post([this] {
+    if (!stopping_) retire_by_ = std::chrono::steady_clock::now() + kRetireWithin;
+    stopping_ = true;
+    return true;
+  });
+}
+
+void FaultWorker::join() {
+  if (thread_.joinable()) thread_.join();
+}
+
+void FaultWorker::run() {
+  ::pthread_setname_np(::pthread_self(), ("fault-" + std::to_string(index_)).c_str());
+  read_mail();
+  ring_->timeout(sweep_timer_, kSweepEvery);
+  for (;;) {
+    if (auto waited = ring_->wait(); !waited) {
+      // Without its ring this worker cannot answer a fault, and clients would hang one by one.
+      spdlog::critical("fault worker {}: {}", index_, waited.error().message());
+      std::abort();
+    }
+    if (mail_.take()) {
+      read_mail();
+      run_tasks();
+    }
+    if (later_timer_.take()) {
+      std::vector<Task> again;
+      again.swap(later_);
+      for (Task& task : again) {
+        if (!task()) later_.push_back(std::move(task));
+      }
+    }
+    if (sweep_timer_.take()) {
+      sweep();
+      ring_->timeout(sweep_timer_, kSweepEvery);
+    }
+    reap();
+    if (stopping_ && retire_step()) break;
+    if ((!later_.empty() || stopping_) && !later_timer_.in_flight()) {
+      ring_->timeout(later_timer_, kLaterAfter);
+    }
+  }
+  mailbox_->close();
+  // What is in flight refers to this object and to spaces: see every completion before they go.
+  ring_->cancel(mail_);
+  ring_->cancel(sweep_timer_);
+  ring_->cancel(later_timer_);
+  while (ring_->in_flight() > 0 && ring_->wait()) {
+  }
+}
+
+void FaultWorker::read_mail() {
+  ring_->read(mail_, mailbox_->event_fd(), std::as_writable_bytes(std::span(&mail_count_, 1)), -1);
+}
+
+void FaultWorker::run_tasks() {
+  for (Mailbox::Letter& letter : mailbox_->take()) letter();
+}
+
+void FaultWorker::sweep() {
+  // By index: check() lets the ring run, which may bring children.
+  for (std::size_t i = 0; i < spaces_.size(); ++i) {
+    const std::shared_ptr<AddressSpace> space = spaces_.at(i);
+    space->check();
+  }
+}
+
+void FaultWorker::reap() {
+  std::erase_if(spaces_, [this](const auto& space) {
+    if (!space->dead() || !space->idle()) return false;
+    registry_.gone(*space);
+    return true;
+  });
+}
+
+bool FaultWorker::retire_step() {
+  bool all = true;
+  for (std::size_t i = 0; i < spaces_.size(); ++i) {
+    const std::shared_ptr<AddressSpace> space = spaces_.at(i);
+    all = space->retire() && all;
+  }
+  if (!all && std::chrono::steady_clock::now() > retire_by_) {
+    spdlog::error("fault worker {}: clients in the middle of a fork or an unmap did not come to an end "
+                  "of it within {} s; they are left to the kernel",
+                  index_, kRetireWithin.count());
+    return true;
+  }
+  return all && spaces_.empty();
+}
+
+}  // namespace faultline::space

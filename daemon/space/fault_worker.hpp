@@ -1,0 +1,99 @@
+// One thread with one io_uring that serves the userfaultfds of its address spaces. Must never wait for
+// anything but its ring: not for a file, not for a client, not for another worker.
+//
+// Other threads reach it by its mailbox alone. Letters, sweeps and the reaping of dead spaces run at the top
+// level of its loop, never inside a completion, so that they may let the ring run.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "daemon/space/address_space.hpp"
+
+namespace faultline::space {
+
+// What the workers share: ids, cookies, and which worker gets a fork's child.
+class SpaceRegistry {
+ public:
+  SpaceRegistry() = default;
+  SpaceRegistry(const SpaceRegistry&) = delete;
+  SpaceRegistry& operator=(const SpaceRegistry&) = delete;
+  virtual ~SpaceRegistry() = default;
+
+  virtual SpaceId next_space_id() = 0;
+  virtual void place(std::shared_ptr<AddressSpace> space) = 0;
+  virtual void gone(const AddressSpace& space) = 0;
+};
+
+class FaultWorker final : public SpaceHost {
+ public:
+  // A process that has exited is noticed at the latest this long after, if nothing tells us sooner.
+  static constexpr std::chrono::milliseconds kSweepEvery{200};
+  // A letter that says "later" is tried again this much later.
+  static constexpr std::chrono::microseconds kLaterAfter{200};
+  // How long retirement may wait for clients that are in the middle of a fork or an unmap.
+  static constexpr std::chrono::seconds kRetireWithin{5};
+
+  // True: done. False: bring it back a moment later.
+  using Task = std::function<bool()>;
+
+  static Result<std::unique_ptr<FaultWorker>> create(unsigned index, SpaceRegistry& registry);
+  ~FaultWorker() override;
+
+  // Thread-safe: runs the task on the worker. Dropped after stop().
+  void post(Task task);
+  // Thread-safe. Starts to serve the space here; false once the worker has ended.
+  bool take(std::shared_ptr<AddressSpace> space);
+  // Starts to retire every space; the thread ends when that is done.
+  void begin_stop();
+  // Blocks for that, at most a little longer than kRetireWithin.
+  void join();
+  // On the worker only.
+  [[nodiscard]] const std::vector<std::shared_ptr<AddressSpace>>& spaces() const { return spaces_; }
+
+  kernel::Ring& ring() override { return *ring_; }
+  std::shared_ptr<Mailbox> mailbox() override { return mailbox_; }
+  SpaceId next_space_id() override { return registry_.next_space_id(); }
+  void adopt(std::shared_ptr<AddressSpace> child) override { registry_.place(std::move(child)); }
+
+ private:
+  // Remembers that it completed; the loop looks at the flag.
+  class Signal final : public kernel::RingOperation {
+   public:
+    void on_complete(int) override { raised_ = true; }
+    [[nodiscard]] bool take() { return std::exchange(raised_, false); }
+
+   private:
+    bool raised_ = false;
+  };
+
+  FaultWorker(unsigned index, SpaceRegistry& registry, std::unique_ptr<kernel::Ring> ring,
+              std::shared_ptr<Mailbox> mailbox);
+  void run();
+  void read_mail();
+  void run_tasks();
+  void sweep();
+  void reap();
+  [[nodiscard]] bool retire_step();
+
+  unsigned index_;
+  SpaceRegistry& registry_;
+  std::unique_ptr<kernel::Ring> ring_;
+  std::shared_ptr<Mailbox> mailbox_;
+
+  std::vector<std::shared_ptr<AddressSpace>> spaces_;
+  std::vector<Task> later_;
+  std::uint64_t mail_count_ = 0;  // what the eventfd read gives; the count itself is of no use
+  Signal mail_;
+  Signal sweep_timer_;
+  Signal later_timer_;
+  bool stopping_ = false;
+  std::chrono::steady_clock::time_point retire_by_{};
+  std::thread thread_;
+};
+
+}  // namespace faultline::space

@@ -1,0 +1,37 @@
+#include "daemon/space/mailbox.hpp"
+
+#include <sys/eventfd.h>
+
+#include <memory>
+#include <utility>
+
+namespace faultline::space {
+
+Result<std::shared_ptr<Mailbox>> Mailbox::create() {
+  UniqueFd event{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  if (!event) return fail_errno("eventfd for a worker's mailbox");
+  return std::shared_ptr<Mailbox>{new Mailbox(std::move(event))};
+}
+
+bool Mailbox::post(Letter letter) {
+  const std::lock_guard lock(mutex_);
+  if (closed_) return false;
+  letters_.push_back(std::move(letter));
+  if (letters_.size() == 1) {
+    // Cannot fail but by overflow of a 64-bit counter.
+    (void)::eventfd_write(event_.get(), 1);
+  }
+  return true;
+}
+
+std::vector<Mailbox::Letter> Mailbox::take() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(letters_, {});
+}
+
+void Mailbox::close() {
+  const std::lock_guard lock(mutex_);
+  closed_ = true;
+}
+
+}  // namespace faultline::space

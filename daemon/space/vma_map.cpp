@@ -1,0 +1,51 @@
+#include "daemon/space/vma_map.hpp"
+
+#include <cassert>
+#include <utility>
+
+namespace faultline::space {
+
+VmaMap::Tree::const_iterator VmaMap::first_overlapping(Vaddr start) const {
+  auto it = by_start_.upper_bound(start);
+  if (it != by_start_.begin() && std::prev(it)->second.end > start) --it;
+  return it;
+}
+
+const Vma* VmaMap::find(Vaddr address) const {
+  const auto it = first_overlapping(address);
+  return it != by_start_.end() && it->second.contains(address) ? &it->second : nullptr;
+}
+
+std::vector<Vma> VmaMap::overlapping(Vaddr start, Vaddr end) const {
+  std::vector<Vma> pieces;
+  for (auto it = first_overlapping(start); it != by_start_.end() && it->first < end; ++it) {
+    pieces.push_back(it->second.part(start, end));
+  }
+  return pieces;
+}
+
+std::vector<Vma> VmaMap::remove(Vaddr start, Vaddr end) {
+  std::vector<Vma> removed;
+  auto it = first_overlapping(start);
+  while (it != by_start_.end() && it->first < end) {
+    const Vma whole = it->second;
+    it = by_start_.erase(it);
+    removed.push_back(whole.part(start, end));
+    if (whole.start < start) by_start_.emplace(whole.start, whole.part(whole.start, start));
+    if (whole.end > end) {
+      Vma rest = whole.part(end, whole.end);
+      it = by_start_.emplace(rest.start, std::move(rest)).first;
+    }
+  }
+  return removed;
+}
+
+std::vector<Vma> VmaMap::insert(Vma vma) {
+  assert(vma.start < vma.end);
+  std::vector<Vma> replaced = remove(vma.start, vma.end);
+  const Vaddr start = vma.start;
+  by_start_.emplace(start, std::move(vma));
+  return replaced;
+}
+
+}  // namespace faultline::space

@@ -1,0 +1,199 @@
+// What daemon and library say to each other over the control socket: fixed-size records, one request
+// or reply a SOCK_SEQPACKET packet. Must never hold a pointer, and never be trusted by the receiver:
+// every field is hostile until it has been checked.
+//
+// Life of a connection:
+//   1. hello: the client says its version; the daemon answers with its limits and, where it may, with an
+//      open /dev/userfaultfd, from which the client makes its userfaultfd without any privilege.
+//   2. attach_new: the client sends that userfaultfd and the address of its beacon page. The daemon
+//      initialises it and owns it from then on.
+//      attach_forked: a fork child, whose userfaultfd the kernel already gave to the daemon, sends the
+//      cookie it read from its own beacon page. Only that address space can have read it.
+//   3. requests, one at a time, each answered by one reply with the same cookie.
+//
+// Versioning: kVersion changes with any change of layout; the daemon refuses another version in words.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+namespace faultline::wire {
+
+inline constexpr std::uint32_t kMagic = 0x314c4c46;  // "FLL1", little-endian
+inline constexpr std::uint16_t kVersion = 1;
+inline constexpr std::size_t kMaxPacket = 2048;
+inline constexpr std::size_t kMaxFds = 2;
+inline constexpr std::size_t kMaxName = 128;
+inline constexpr std::size_t kMaxDetail = 240;
+inline constexpr std::size_t kCookieBytes = 16;
+
+enum class Op : std::uint16_t {
+  hello = 1,
+  attach_new = 2,
+  attach_forked = 3,
+  object_create = 4,
+  object_open = 5,
+  object_stat = 6,
+  object_unlink = 7,
+  object_close = 8,
+  map = 9,
+  mapping_stats = 10,
+  process_stats = 11,
+  admin = 12,
+};
+
+struct RequestHeader {
+  std::uint32_t magic = kMagic;
+  std::uint16_t version = kVersion;
+  Op op{};
+  std::uint64_t cookie = 0;
+  std::uint32_t body_size = 0;
+  std::uint32_t reserved = 0;
+};
+
+// status is 0 or a negative errno; detail is what went wrong in words, zero-terminated.
+struct ReplyHeader {
+  std::uint32_t magic = kMagic;
+  std::uint16_t version = kVersion;
+  Op op{};
+  std::uint64_t cookie = 0;
+  std::uint32_t body_size = 0;
+  std::int32_t status = 0;
+  std::array<char, kMaxDetail> detail{};
+};
+
+using Name = std::array<char, kMaxName + 1>;
+using Cookie = std::array<std::uint8_t, kCookieBytes>;
+
+// The client must make its userfaultfd with UFFD_USER_MODE_ONLY, for want of the device.
+inline constexpr std::uint32_t kServerUserModeOnly = 1U << 0;
+// The kernel will not report forks to this daemon: children must not inherit file-backed mappings.
+inline constexpr std::uint32_t kServerNoForkEvents = 1U << 1;
+
+struct HelloRequest {
+  std::uint32_t client_flags = 0;
+  std::uint32_t reserved = 0;
+};
+struct HelloReply {  // + the /dev/userfaultfd descriptor unless kServerUserModeOnly
+  std::uint32_t server_flags = 0;
+  std::uint32_t page_size = 0;
+  std::uint64_t max_object_bytes = 0;
+  std::array<char, 32> server_version{};
+};
+
+struct AttachNewRequest {  // + the userfaultfd
+  std::uint64_t beacon_address = 0;
+};
+struct AttachForkedRequest {
+  Cookie cookie{};
+};
+struct AttachReply {
+  std::uint64_t space_id = 0;
+  std::uint32_t server_flags = 0;
+  std::uint32_t reserved = 0;
+};
+
+inline constexpr std::uint32_t kObjectFromFile = 1U << 0;
+
+struct ObjectCreateRequest {  // + the file, with kObjectFromFile
+  std::uint64_t size = 0;     // bytes; with kObjectFromFile 0 means "to the end of the file"
+  std::uint64_t file_offset = 0;
+  std::uint32_t flags = 0;
+  std::uint32_t mode = 0;       // permission bits, 0..0777
+  std::uint32_t page_size = 0;  // bytes; 0 for the default
+  std::uint32_t reserved = 0;
+  Name name{};  // empty: anonymous
+};
+
+enum class Access : std::uint32_t { read_only = 1, read_write = 2 };
+
+struct ObjectOpenRequest {
+  Access access{};
+  std::uint32_t reserved = 0;
+  Name name{};
+};
+struct ObjectReply {  // + the memfd, read-only where access says so
+  std::uint64_t handle = 0;
+  std::uint64_t object_id = 0;
+  std::uint64_t size = 0;         // bytes, a multiple of page_size
+  std::uint64_t content_size = 0; // bytes that were asked for
+  std::uint32_t page_size = 0;
+  Access access{};
+  std::uint32_t from_file = 0;
+  std::uint32_t reserved = 0;
+};
+
+struct HandleRequest {
+  std::uint64_t handle = 0;
+};
+struct UnlinkRequest {
+  Name name{};
+};
+struct ObjectStatReply {
+  std::uint64_t object_id = 0;
+  std::uint64_t size = 0;
+  std::uint64_t content_size = 0;
+  std::uint64_t resident_bytes = 0;
+  std::uint32_t page_size = 0;
+  std::uint32_t uid = 0;
+  std::uint32_t mode = 0;
+  std::uint32_t open_handles = 0;
+  std::uint32_t linked = 0;
+  std::uint32_t from_file = 0;
+  Name name{};
+};
+
+inline constexpr std::uint32_t kMapShared = 1U << 0;
+inline constexpr std::uint32_t kMapPrivate = 1U << 1;
+inline constexpr std::uint32_t kMapWrite = 1U << 2;
+
+struct MapRequest {
+  std::uint64_t handle = 0;
+  std::uint64_t address = 0;
+  std::uint64_t length = 0;
+  std::uint64_t object_offset = 0;
+  std::uint32_t flags = 0;
+  std::uint32_t reserved = 0;
+};
+
+struct MappingStatsRequest {
+  std::uint64_t address = 0;
+};
+struct Stats {
+  std::uint64_t start = 0;  // of the mapping; 0 for a process
+  std::uint64_t length = 0; // of the mapping, or of all mappings together
+  std::uint64_t mappings = 0;
+  std::uint64_t resident_bytes = 0;
+  std::uint64_t shared_bytes = 0;
+  std::uint64_t private_bytes = 0;
+  std::uint64_t missing_faults = 0;
+  std::uint64_t minor_faults = 0;
+  std::uint64_t wp_faults = 0;
+  std::uint64_t write_faults = 0;
+  std::uint64_t pages_mapped = 0;
+  std::uint64_t pages_copied = 0;
+  std::uint64_t breaks = 0;
+  std::uint64_t ahead_copies = 0;
+  std::uint64_t ahead_unused = 0;
+  std::uint64_t poisoned_pages = 0;
+};
+
+enum class AdminQuery : std::uint32_t { status = 1, objects = 2, spaces = 3, vmas = 4 };
+
+struct AdminRequest {
+  AdminQuery query{};
+  std::uint32_t pid = 0;  // for vmas
+};
+struct AdminReply {  // + a sealed memfd that holds the JSON text
+  std::uint64_t json_bytes = 0;
+};
+
+static_assert(std::is_trivially_copyable_v<RequestHeader> && sizeof(RequestHeader) == 24);
+static_assert(std::is_trivially_copyable_v<ReplyHeader> && sizeof(ReplyHeader) == 264);
+static_assert(std::is_trivially_copyable_v<ObjectCreateRequest>);
+static_assert(std::is_trivially_copyable_v<Stats> && sizeof(Stats) == 128);
+static_assert(sizeof(ReplyHeader) + sizeof(ObjectStatReply) <= kMaxPacket);
+
+}  // namespace faultline::wire
