@@ -1,0 +1,80 @@
+#include "daemon/space/fault_around.hpp"
+
+#include <gtest/gtest.h>
+
+namespace faultline::space {
+namespace {
+
+// Faults at page and takes all that is offered, as the fault engine does with a resident object.
+PageCount fault(FaultAround& around, std::uint64_t page, AccessKind kind = AccessKind::read) {
+  const PageCount window = around.window(PageIndex{page}, kind);
+  const bool copies = kind == AccessKind::copy;
+  around.installed(PageIndex{page}, window, PageCount{copies ? window.value() - 1 : 0});
+  return window;
+}
+
+TEST(FaultAround, SequentialAccessOpensTheWindowToTwoMebibytes) {
+  FaultAround around;
+  std::uint64_t page = 100;
+  std::uint64_t before = 0;
+  for (int i = 0; i < 6; ++i) {
+    const std::uint64_t got = fault(around, page).value();
+    EXPECT_GE(got, before);
+    before = got;
+    page += got;
+  }
+  EXPECT_EQ(before, 512U);
+}
+
+TEST(FaultAround, RandomAccessGetsThePageItAskedForAndNoMore) {
+  FaultAround around;
+  for (std::uint64_t i = 0; i < 50; ++i) {
+    EXPECT_EQ(fault(around, (i * 7919) % 100'003), PageCount{1}) << "fault " << i;
+  }
+}
+
+TEST(FaultAround, RandomAccessClosesAnOpenWindow) {
+  FaultAround around;
+  std::uint64_t page = 0;
+  for (int i = 0; i < 5; ++i) page += fault(around, page).value();
+  for (std::uint64_t i = 0; i < FaultAround::kStreams; ++i) fault(around, 1'000'000 + i * 5000);
+  EXPECT_EQ(fault(around, page), PageCount{1});
+}
+
+TEST(FaultAround, ThreadsInAreasOfTheirOwnAreAllSequential) {
+  FaultAround around;
+  std::array<std::uint64_t, FaultAround::kStreams> at{};
+  for (std::size_t t = 0; t < at.size(); ++t) at.at(t) = t * 1'000'000;
+  for (int round = 0; round < 5; ++round) {
+    for (std::uint64_t& page : at) {
+      const PageCount window = fault(around, page);
+      if (round == 4) {
+        EXPECT_EQ(window, PageCount{512});
+      }
+      page += window.value();
+    }
+  }
+}
+
+TEST(FaultAround, ReadsDoNotOpenTheWindowOfAPrivateWriter) {
+  FaultAround around;
+  std::uint64_t page = 0;
+  for (int i = 0; i < 5; ++i) page += fault(around, page, AccessKind::read).value();
+  EXPECT_EQ(fault(around, page, AccessKind::copy), PageCount{1});
+}
+
+TEST(FaultAround, CopiesAheadCountAsUnusedUntilTheRunGoesOn) {
+  FaultAround around;
+  std::uint64_t page = 0;
+  page += fault(around, page, AccessKind::copy).value();
+  EXPECT_EQ(around.unused_ahead(), 0U);
+  const std::uint64_t window = fault(around, page, AccessKind::copy).value();
+  ASSERT_GT(window, 1U);
+  EXPECT_EQ(around.unused_ahead(), window - 1);
+  page += window;
+  const std::uint64_t next = fault(around, page, AccessKind::copy).value();
+  EXPECT_EQ(around.unused_ahead(), next - 1) << "the run passed over the earlier ones";
+}
+
+}  // namespace
+}  // namespace faultline::space

@@ -1,0 +1,175 @@
+// Objects and their directory: rights, names, limits, and reading from files.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+
+#include "daemon/memory/object_directory.hpp"
+#include "daemon/space/handle_table.hpp"
+
+namespace faultline::memory {
+namespace {
+
+ObjectSpec named(const std::string& name, std::uint64_t bytes, uid_t uid = 1000, mode_t mode = 0640) {
+  ObjectSpec spec;
+  spec.name = name;
+  spec.uid = uid;
+  spec.gid = 50;
+  spec.mode = mode;
+  spec.content_size = ByteCount{bytes};
+  return spec;
+}
+
+int code(const Result<std::shared_ptr<MemoryObject>>& result) {
+  return result ? 0 : result.error().code();
+}
+
+TEST(ObjectDirectory, OpensByOwnerGroupAndMode) {
+  ObjectDirectory directory{ObjectLimits{}};
+  ASSERT_TRUE(directory.create(named("data", 4096)));
+  EXPECT_EQ(code(directory.open("data", Access::read_write, {1000, 1})), 0) << "the owner";
+  EXPECT_EQ(code(directory.open("data", Access::read_only, {2000, 50})), 0) << "the group reads";
+  EXPECT_EQ(code(directory.open("data", Access::read_write, {2000, 50})), EACCES);
+  EXPECT_EQ(code(directory.open("data", Access::read_only, {2000, 60})), EACCES) << "others";
+  EXPECT_EQ(code(directory.open("data", Access::read_write, {0, 0})), 0) << "root";
+  EXPECT_EQ(code(directory.open("none", Access::read_only, {0, 0})), ENOENT);
+}
+
+TEST(ObjectDirectory, RefusesNamesThatAreTooLongOrOdd) {
+  ObjectDirectory directory{ObjectLimits{}};
+  for (const std::string& bad : {std::string(129, 'a'), std::string("a/b"), std::string(".hidden"),
+                                 std::string("tab\there"), std::string("nul\0l", 5), std::string("\xc3\xa4")}) {
+    EXPECT_EQ(code(directory.create(named(bad, 4096))), EINVAL) << bad;
+  }
+  EXPECT_EQ(code(directory.create(named(std::string(128, 'a'), 4096))), 0);
+}
+
+TEST(ObjectDirectory, RefusesZeroTooLargeAndTaken) {
+  ObjectDirectory directory{ObjectLimits{ByteCount{1 << 20}, 2}};
+  EXPECT_EQ(code(directory.create(named("a", 0))), EINVAL);
+  EXPECT_EQ(code(directory.create(named("a", (1 << 20) + 1))), EFBIG);
+  EXPECT_EQ(code(directory.create(named("a", 1 << 20))), 0);
+  EXPECT_EQ(code(directory.create(named("a", 4096))), EEXIST);
+  EXPECT_EQ(code(directory.create(named("b", 4096))), 0);
+  EXPECT_EQ(code(directory.create(named("c", 4096))), EUSERS);
+}
+
+TEST(ObjectDirectory, AnUnlinkedObjectLivesAsLongAsSomebodyHasIt) {
+  ObjectDirectory directory{ObjectLimits{}};
+  auto object = directory.create(named("a", 4096));
+  ASSERT_TRUE(object);
+  EXPECT_FALSE(directory.unlink("a", {1001, 50})) << "neither the owner nor root";
+  ASSERT_TRUE(directory.unlink("a", {1000, 1}));
+  EXPECT_EQ(code(directory.open("a", Access::read_only, {1000, 1})), ENOENT);
+  EXPECT_FALSE(directory.linked(**object));
+  EXPECT_EQ(directory.all().size(), 1U);
+  *object = nullptr;
+  EXPECT_EQ(directory.all().size(), 0U);
+}
+
+TEST(Memfd, ItsReadOnlyDescriptorCannotWriteAndItsSizeIsSealed) {
+  auto memfd = kernel::Memfd::create("test", ByteCount{8192});
+  ASSERT_TRUE(memfd) << memfd.error().message();
+  EXPECT_EQ(::pwrite(memfd->read_only_fd(), "x", 1, 0), -1);
+  EXPECT_EQ(::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, memfd->read_only_fd(), 0), MAP_FAILED);
+  EXPECT_EQ(::ftruncate(memfd->writable_fd(), 4096), -1);
+  EXPECT_EQ(::ftruncate(memfd->writable_fd(), 16384), -1);
+  EXPECT_EQ(::fcntl(memfd->writable_fd(), F_ADD_SEALS, F_SEAL_WRITE), -1);
+}
+
+// Runs the ring until the object has answered.
+Supply wait_for(kernel::Ring& ring, const std::optional<Supply>& answer) {
+  while (!answer) {
+    const auto waited = ring.wait();
+    EXPECT_TRUE(waited) << waited.error().message();
+  }
+  return *answer;
+}
+
+class FileObject : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    file_ = UniqueFd{::memfd_create("source", MFD_CLOEXEC)};
+    content_.resize(3 * 4096 + 100);
+    for (std::size_t i = 0; i < content_.size(); ++i) content_[i] = static_cast<char>('a' + i % 23);
+    ASSERT_EQ(::write(file_.get(), content_.data(), content_.size()),
+              static_cast<ssize_t>(content_.size()));
+    auto ring = kernel::Ring::create(8);
+    ASSERT_TRUE(ring) << ring.error().message();
+    ring_ = std::move(*ring);
+    ObjectSpec spec = named("file", content_.size());
+    spec.file = FileSource{UniqueFd{::dup(file_.get())}, ByteCount{0}, spec.content_size};
+    auto object = MemoryObject::create(ObjectId{1}, std::move(spec));
+    ASSERT_TRUE(object) << object.error().message();
+    object_ = *object;
+  }
+
+  Supply populate(std::uint64_t first, std::uint64_t window) {
+    std::optional<Supply> answer;
+    const PageCount ready = object_->populate(PageIndex{first}, PageCount{window}, *ring_,
+                                              [&](Supply supply) { answer = supply; });
+    return ready > PageCount{0} ? Supply::ready : wait_for(*ring_, answer);
+  }
+
+  UniqueFd file_;
+  std::string content_;
+  std::unique_ptr<kernel::Ring> ring_;
+  std::shared_ptr<MemoryObject> object_;
+};
+
+TEST_F(FileObject, ReadsItsPagesAndPadsTheLastWithZeroes) {
+  ASSERT_EQ(object_->page_count(), PageCount{4});
+  ASSERT_EQ(populate(0, 4), Supply::ready);
+  EXPECT_EQ(std::memcmp(object_->content(PageIndex{0}), content_.data(), content_.size()), 0);
+  const std::byte* tail = object_->content(PageIndex{0}) + content_.size();
+  for (std::size_t i = 0; i < 4096 - 100; ++i) ASSERT_EQ(tail[i], std::byte{0}) << i;
+}
+
+TEST_F(FileObject, AFileThatShrankFailsOnlyThePagesItLost) {
+  ASSERT_EQ(::ftruncate(file_.get(), 4096 + 10), 0);
+  EXPECT_EQ(populate(0, 4), Supply::ready) << "the first page is all there";
+  EXPECT_EQ(populate(1, 3), Supply::retry_alone) << "one of several is not to be had";
+  EXPECT_EQ(populate(1, 1), Supply::failed);
+  EXPECT_EQ(object_->pages().state(PageIndex{1}), PageState::absent);
+  EXPECT_EQ(object_->failed_fills(), 1U);
+  ASSERT_EQ(::ftruncate(file_.get(), 0), 0);
+  ASSERT_EQ(::pwrite(file_.get(), content_.data(), content_.size(), 0),
+            static_cast<ssize_t>(content_.size()));
+  EXPECT_EQ(populate(1, 1), Supply::ready) << "and it recovers with its file";
+}
+
+TEST_F(FileObject, TwoWhoWantOnePageShareOneRead) {
+  std::optional<Supply> first;
+  std::optional<Supply> second;
+  EXPECT_EQ(object_->populate(PageIndex{0}, PageCount{2}, *ring_, [&](Supply s) { first = s; }),
+            PageCount{0});
+  EXPECT_EQ(object_->populate(PageIndex{1}, PageCount{1}, *ring_, [&](Supply s) { second = s; }),
+            PageCount{0});
+  EXPECT_EQ(ring_->in_flight(), 1U);
+  EXPECT_EQ(wait_for(*ring_, first), Supply::ready);
+  EXPECT_EQ(wait_for(*ring_, second), Supply::ready);
+}
+
+TEST(HandleTable, AForkChildHasACopyOfItsOwn) {
+  ObjectDirectory directory{ObjectLimits{}};
+  auto object = directory.create(named("a", 4096));
+  ASSERT_TRUE(object);
+  space::HandleTable table;
+  const auto handle = table.add({*object, Access::read_write});
+  ASSERT_TRUE(handle);
+  EXPECT_EQ((*object)->handles(), 1);
+  {
+    const auto child = table.clone();
+    EXPECT_EQ((*object)->handles(), 2);
+    ASSERT_TRUE(table.close(*handle));
+    EXPECT_TRUE(child->find(*handle));
+    EXPECT_FALSE(table.find(*handle));
+  }
+  EXPECT_EQ((*object)->handles(), 0);
+}
+
+}  // namespace
+}  // namespace faultline::memory

@@ -1,0 +1,66 @@
+#include "daemon/memory/page_table.hpp"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <thread>
+#include <vector>
+
+#include "daemon/kernel/process.hpp"
+
+namespace faultline::memory {
+namespace {
+
+TEST(PageTable, StartsAbsentAndFollowsItsTransitions) {
+  auto table = PageTable::create(PageCount{10});
+  ASSERT_TRUE(table) << table.error().message();
+  EXPECT_EQ(table->run(PageIndex{0}, PageCount{10}, PageState::absent), PageCount{10});
+  EXPECT_TRUE(table->claim(PageIndex{3}));
+  EXPECT_FALSE(table->claim(PageIndex{3})) << "a page is claimed once";
+  EXPECT_FALSE(table->forget(PageIndex{3})) << "only a resident page is forgotten";
+  table->mark(PageIndex{3}, PageCount{1}, PageState::resident);
+  EXPECT_FALSE(table->claim(PageIndex{3}));
+  EXPECT_TRUE(table->forget(PageIndex{3}));
+  EXPECT_EQ(table->state(PageIndex{3}), PageState::absent);
+}
+
+TEST(PageTable, RunEndsAtAnotherStateOrAtTheLimit) {
+  auto table = PageTable::create(PageCount{100});
+  ASSERT_TRUE(table);
+  table->mark(PageIndex{10}, PageCount{5}, PageState::resident);
+  EXPECT_EQ(table->run(PageIndex{10}, PageCount{50}, PageState::resident), PageCount{5});
+  EXPECT_EQ(table->run(PageIndex{10}, PageCount{3}, PageState::resident), PageCount{3});
+  EXPECT_EQ(table->run(PageIndex{9}, PageCount{3}, PageState::resident), PageCount{0});
+}
+
+TEST(PageTable, AnUntouchedTerabyteCostsNoMemory) {
+  auto table = PageTable::create(PageCount{(std::uint64_t{1} << 40) / 4096});
+  ASSERT_TRUE(table) << table.error().message();
+  EXPECT_TRUE(table->claim(PageIndex{(std::uint64_t{1} << 28) - 1}));
+  EXPECT_TRUE(table->claim(PageIndex{0}));
+  auto pages = kernel::PageMap::open(::getpid());
+  ASSERT_TRUE(pages) << pages.error().message();
+  const auto resident = pages->scan(table->address_for_test(), ByteCount{table->size().value()});
+  ASSERT_TRUE(resident) << resident.error().message();
+  EXPECT_EQ(resident->private_, PageCount{2}) << "one page of table for each end that was touched";
+}
+
+TEST(PageTable, AClaimHasOneWinnerAmongThreads) {
+  constexpr std::uint64_t kPages = 20'000;
+  auto table = PageTable::create(PageCount{kPages});
+  ASSERT_TRUE(table);
+  std::atomic<std::uint64_t> won{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      for (std::uint64_t i = 0; i < kPages; ++i) {
+        if (table->claim(PageIndex{i})) won.fetch_add(1);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(won.load(), kPages);
+}
+
+}  // namespace
+}  // namespace faultline::memory
