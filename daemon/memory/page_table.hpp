@@ -38,6 +38,10 @@ class PageTable {
   bool forget(PageIndex page) { return change(page, PageState::resident, PageState::absent); }
   void mark(PageIndex first, PageCount count, PageState state);
 
+  // Where the entries lie, for tests of what they cost.
+  [[nodiscard]] Vaddr address_for_test() const {
+    return Vaddr{reinterpret_cast<std::uintptr_t>(entries_.data())};
+  }
   // How many pages from first on are in the given state, up to limit.
   [[nodiscard]] PageCount run(PageIndex first, PageCount limit, PageState state) const;
 
