@@ -172,7 +172,8 @@ void Server::admit(UniqueFd socket) {
               std::to_string(settings_.max_sessions_per_user);
   }
   ++of_user;
-  auto session = std::make_shared<Session>(std::move(socket), *peer, std::move(refused), *this);
+  SessionHost& host = *this;  // here, where the private base can be seen
+  auto session = std::make_shared<Session>(std::move(socket), *peer, std::move(refused), host);
   sessions_.insert(session);
   session->start();
 }
@@ -205,7 +206,7 @@ void Server::report(wire::AdminRequest query, uid_t viewer,
                       done = std::move(done)](std::vector<space::SpaceSnapshot> spaces) mutable {
     asio::post(helpers_, [this, query, viewer, status = std::move(status), done = std::move(done),
                           spaces = std::move(spaces)]() mutable {
-      done(admin::answer(query, viewer, std::move(status), objects_, std::move(spaces)));
+      done(admin::answer(query, viewer, status, objects_, std::move(spaces)));
     });
   });
 }

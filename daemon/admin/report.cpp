@@ -1,0 +1,233 @@
+#include "daemon/admin/report.hpp"
+
+#include <unistd.h>
+
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "daemon/kernel/process.hpp"
+
+namespace faultline::admin {
+
+namespace {
+
+using nlohmann::json;
+using space::SpaceSnapshot;
+using space::VmaSnapshot;
+
+constexpr int kSchema = 1;
+constexpr mode_t kOthersRead = 0004;
+
+bool sees_all(uid_t viewer) { return viewer == 0 || viewer == ::geteuid(); }
+
+std::optional<kernel::PageMap> page_map_of(pid_t pid) {
+  if (pid == 0) return std::nullopt;
+  auto map = kernel::PageMap::open(pid);
+  if (!map) return std::nullopt;
+  return std::move(*map);
+}
+
+void add_resident(wire::Stats& stats, const kernel::PageMap& map, const space::Vma& vma) {
+  const auto pages = map.scan(vma.start, vma.length());
+  if (!pages) return;
+  stats.shared_bytes += kBasePage.bytes(pages->shared).value();
+  stats.private_bytes += kBasePage.bytes(pages->private_).value();
+  stats.resident_bytes = stats.shared_bytes + stats.private_bytes;
+}
+
+wire::Stats counted(const space::FaultCounters& counters, std::uint64_t ahead_unused) {
+  wire::Stats stats;
+  stats.missing_faults = counters.missing;
+  stats.minor_faults = counters.minor;
+  stats.wp_faults = counters.write_protect;
+  stats.write_faults = counters.writes;
+  stats.pages_mapped = counters.pages_mapped;
+  stats.pages_copied = counters.pages_copied;
+  stats.breaks = counters.breaks;
+  stats.ahead_copies = counters.ahead_copies;
+  stats.ahead_unused = ahead_unused;
+  stats.poisoned_pages = counters.poisoned;
+  return stats;
+}
+
+wire::Stats stats_of_vma(const VmaSnapshot& snapshot, const std::optional<kernel::PageMap>& map) {
+  wire::Stats stats = counted(snapshot.counters, snapshot.ahead_unused);
+  stats.start = snapshot.vma.start.value();
+  stats.length = snapshot.vma.length().value();
+  stats.mappings = 1;
+  if (map) add_resident(stats, *map, snapshot.vma);
+  return stats;
+}
+
+json to_json(const wire::Stats& stats) {
+  return {
+      {"mapped_bytes", stats.length},
+      {"resident_bytes", stats.resident_bytes},
+      {"shared_bytes", stats.shared_bytes},
+      {"private_bytes", stats.private_bytes},
+      {"faults",
+       {{"missing", stats.missing_faults},
+        {"minor", stats.minor_faults},
+        {"write_protect", stats.wp_faults},
+        {"writes", stats.write_faults}}},
+      {"pages_mapped", stats.pages_mapped},
+      {"pages_copied", stats.pages_copied},
+      {"breaks", stats.breaks},
+      {"ahead_copies", stats.ahead_copies},
+      {"ahead_unused", stats.ahead_unused},
+      {"poisoned_pages", stats.poisoned_pages},
+  };
+}
+
+json describe(const memory::MemoryObject& object, bool linked, std::size_t mappings) {
+  return {
+      {"id", object.id().value()},
+      {"name", object.name()},
+      {"uid", object.uid()},
+      {"gid", object.gid()},
+      {"mode", object.mode()},
+      {"size", object.size().value()},
+      {"content_size", object.content_size().value()},
+      {"page_size", object.page_size().bytes().value()},
+      {"resident_bytes", object.resident().value()},
+      {"open_handles", object.handles()},
+      {"mappings", mappings},
+      {"linked", linked},
+      {"from_file", object.from_file()},
+      {"failed_fills", object.failed_fills()},
+  };
+}
+
+json describe(const VmaSnapshot& snapshot, const std::optional<kernel::PageMap>& map) {
+  const space::Vma& vma = snapshot.vma;
+  json out = to_json(stats_of_vma(snapshot, map));
+  out["start"] = vma.start.value();
+  out["end"] = vma.end.value();
+  out["object"] = vma.object->id().value();
+  out["object_name"] = vma.object->name();
+  out["offset"] = vma.page_size().offset_of(vma.first).value();
+  out["sharing"] = vma.sharing == space::Sharing::shared ? "shared" : "private";
+  out["writable"] = vma.writable;
+  out["broken_pages"] = snapshot.broken;
+  return out;
+}
+
+json describe(const SpaceSnapshot& space) {
+  json out = to_json(to_stats(space));
+  out["id"] = space.id.value();
+  out["pid"] = space.owner.pid;
+  out["parent"] = space.owner.parent;
+  out["uid"] = space.owner.uid;
+  out["command"] = space.owner.pid == 0 ? "" : kernel::process_name(space.owner.pid);
+  out["mappings"] = space.vmas.size();
+  out["waiting_faults"] = space.waiting_faults;
+  return out;
+}
+
+json status_report(const DaemonStatus& status, const memory::ObjectDirectory& objects,
+                   const std::vector<SpaceSnapshot>& spaces) {
+  std::uint64_t resident = 0;
+  const auto all = objects.all();
+  for (const auto& object : all) resident += object->resident().value();
+  space::FaultCounters total;
+  for (const SpaceSnapshot& space : spaces) {
+    total.missing += space.counters.missing;
+    total.minor += space.counters.minor;
+    total.write_protect += space.counters.write_protect;
+    total.writes += space.counters.writes;
+    total.poisoned += space.counters.poisoned;
+  }
+  return {
+      {"version", status.version},
+      {"pid", ::getpid()},
+      {"socket", status.socket_path},
+      {"uptime_seconds", status.uptime.count()},
+      {"workers", status.workers},
+      {"sessions", status.sessions},
+      {"spaces", spaces.size()},
+      {"objects", all.size()},
+      {"object_bytes", resident},
+      {"fork_events", status.fork_events},
+      {"user_mode_only", status.user_mode_only},
+      {"faults",
+       {{"missing", total.missing},
+        {"minor", total.minor},
+        {"write_protect", total.write_protect},
+        {"writes", total.writes}}},
+      {"poisoned_pages", total.poisoned},
+  };
+}
+
+json object_report(uid_t viewer, const memory::ObjectDirectory& objects,
+                   const std::vector<SpaceSnapshot>& spaces) {
+  std::map<ObjectId, std::size_t> mappings;
+  for (const SpaceSnapshot& space : spaces) {
+    for (const VmaSnapshot& vma : space.vmas) ++mappings[vma.vma.object->id()];
+  }
+  json list = json::array();
+  for (const auto& object : objects.all()) {
+    const bool open_to_all = objects.linked(*object) && (object->mode() & kOthersRead) != 0;
+    if (!sees_all(viewer) && viewer != object->uid() && !open_to_all) continue;
+    list.push_back(describe(*object, objects.linked(*object), mappings[object->id()]));
+  }
+  return list;
+}
+
+}  // namespace
+
+wire::Stats to_stats(const VmaSnapshot& vma, pid_t pid) {
+  return stats_of_vma(vma, page_map_of(pid));
+}
+
+wire::Stats to_stats(const SpaceSnapshot& space) {
+  wire::Stats stats = counted(space.counters, space.ahead_unused);
+  const auto map = page_map_of(space.owner.pid);
+  for (const VmaSnapshot& snapshot : space.vmas) {
+    stats.length += snapshot.vma.length().value();
+    ++stats.mappings;
+    if (map) add_resident(stats, *map, snapshot.vma);
+  }
+  return stats;
+}
+
+Result<std::string> answer(wire::AdminRequest query, uid_t viewer, const DaemonStatus& status,
+                           const memory::ObjectDirectory& objects,
+                           std::vector<SpaceSnapshot> spaces) {
+  json out;
+  if (query.query == wire::AdminQuery::status) {
+    out["status"] = status_report(status, objects, spaces);
+  }
+  if (query.query == wire::AdminQuery::objects) {
+    out["objects"] = object_report(viewer, objects, spaces);
+  }
+  std::erase_if(spaces, [viewer](const SpaceSnapshot& space) {
+    return !sees_all(viewer) && viewer != space.owner.uid;
+  });
+  if (query.query == wire::AdminQuery::spaces) {
+    out["spaces"] = json::array();
+    for (const SpaceSnapshot& space : spaces) out["spaces"].push_back(describe(space));
+  }
+  if (query.query == wire::AdminQuery::vmas) {
+    const auto pid = static_cast<pid_t>(query.pid);
+    const auto map = page_map_of(pid);
+    bool known = false;
+    out["vmas"] = json::array();
+    for (const SpaceSnapshot& space : spaces) {
+      if (space.owner.pid != pid || pid == 0) continue;
+      known = true;
+      for (const VmaSnapshot& vma : space.vmas) out["vmas"].push_back(describe(vma, map));
+    }
+    if (!known) {
+      return fail(ESRCH, "looking for mappings of process " + std::to_string(query.pid) +
+                             ", which is no client that you may see");
+    }
+  }
+  if (out.empty()) {
+    return fail(EINVAL, "answering unknown query " + std::to_string(static_cast<unsigned>(query.query)));
+  }
+  out["schema"] = kSchema;
+  return out.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+}  // namespace faultline::admin

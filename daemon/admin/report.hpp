@@ -1,0 +1,39 @@
+// What the daemon tells of itself: JSON for faultctl, counters for clients. Must never show one user what
+// belongs to another: root and the daemon's own user see all, everybody else only what is theirs.
+//
+// Walks page tables of clients (PAGEMAP_SCAN), milliseconds a GiB: not for the control thread.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include "daemon/memory/object_directory.hpp"
+#include "daemon/space/address_space.hpp"
+#include "faultline/wire/protocol.hpp"
+
+namespace faultline::admin {
+
+struct DaemonStatus {
+  std::string version;
+  std::string socket_path;
+  std::size_t workers = 0;
+  std::size_t sessions = 0;
+  std::chrono::seconds uptime{0};
+  bool user_mode_only = false;
+  bool fork_events = false;
+};
+
+// The JSON text, described in docs/faultctl.md. Errors: EINVAL an unknown query; ESRCH vmas of a process
+// that has none here, or none that viewer may see.
+Result<std::string> answer(wire::AdminRequest query, uid_t viewer, const DaemonStatus& status,
+                           const memory::ObjectDirectory& objects,
+                           std::vector<space::SpaceSnapshot> spaces);
+
+// As libfaultline shows them. Bytes are 0 where the process is gone.
+wire::Stats to_stats(const space::VmaSnapshot& vma, pid_t pid);
+wire::Stats to_stats(const space::SpaceSnapshot& space);
+
+}  // namespace faultline::admin
