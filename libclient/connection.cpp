@@ -1,0 +1,175 @@
+#include "libclient/connection.hpp"
+
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <iterator>
+#include <vector>
+
+namespace faultline::client {
+
+namespace {
+
+constexpr std::size_t kBeaconBytes = 4096;
+// linux/userfaultfd.h, Linux 6.1: makes a userfaultfd from /dev/userfaultfd.
+constexpr unsigned long kNewUserfaultfd = _IO(0xAA, 0x00);
+
+void* make_beacon() {
+  void* page =
+      ::mmap(nullptr, kBeaconBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (page == MAP_FAILED) throw_errno("mapping a page for libfaultline");
+  if (::madvise(page, kBeaconBytes, MADV_WIPEONFORK) != 0) throw_errno("madvise(MADV_WIPEONFORK)");
+  return page;
+}
+
+// From the device that the daemon opened for us no privilege is needed, userfaultfd(2).
+UniqueFd make_userfaultfd(const wire::Packet& hello, bool user_mode_only) {
+  if (!hello.fds.empty()) {
+    UniqueFd fd{::ioctl(hello.fds.front().get(), kNewUserfaultfd, O_CLOEXEC | O_NONBLOCK)};
+    if (fd) return fd;
+  }
+  const auto call = [](int flags) {
+    return UniqueFd{static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | flags))};
+  };
+  if (UniqueFd fd = call(0)) return fd;
+  if (user_mode_only) {
+    if (UniqueFd fd = call(UFFD_USER_MODE_ONLY)) return fd;
+  }
+  throw_errno("making a userfaultfd");
+}
+
+wire::Packet say_hello(Control& control) {
+  wire::Packet hello = control.call(wire::Op::hello, wire::HelloRequest{});
+  (void)body_of<wire::HelloReply>(hello);
+  return hello;
+}
+
+}  // namespace
+
+std::shared_ptr<Connection> Connection::open(const std::string& path) {
+  std::shared_ptr<Connection> connection{new Connection(path)};  // a private constructor
+  connection->beacon_ = make_beacon();
+  connection->attach_new();
+  return connection;
+}
+
+Connection::~Connection() {
+  // The daemon may be watching the page: it ends its session first, so that nobody waits for it here longer
+  // than it takes to read the event.
+  control_.close();
+  if (beacon_ != nullptr) ::munmap(beacon_, kBeaconBytes);
+}
+
+bool Connection::broken() {
+  const std::lock_guard lock(mutex_);
+  return !forked_ && !control_.open();
+}
+
+std::uint64_t Connection::generation() {
+  const std::lock_guard lock(mutex_);
+  return generation_;
+}
+
+bool Connection::forks_are_served() {
+  const std::lock_guard lock(mutex_);
+  return (server_flags_ & wire::kServerNoForkEvents) == 0;
+}
+
+void Connection::require_generation(std::uint64_t generation) const {
+  if (generation == generation_) return;
+  throw Failure(ESTALE, "using an object opened before the fork, with a daemon that is not told of forks");
+}
+
+void Connection::attach_new() {
+  control_ = Control(path_);
+  const wire::Packet hello = say_hello(control_);
+  const bool user_mode_only =
+      (body_of<wire::HelloReply>(hello).server_flags & wire::kServerUserModeOnly) != 0;
+  const UniqueFd userfaultfd = make_userfaultfd(hello, user_mode_only);
+  const std::array fds{userfaultfd.get()};
+  const wire::AttachNewRequest request{reinterpret_cast<std::uintptr_t>(beacon_)};
+  const wire::Packet reply = control_.call(wire::Op::attach_new, request, std::span<const int>(fds));
+  server_flags_ = body_of<wire::AttachReply>(reply).server_flags;
+}
+
+void Connection::attach_if_forked() {
+  if (!forked_) return;
+  if ((server_flags_ & wire::kServerNoForkEvents) != 0) {
+    attach_new();
+    ++generation_;
+    forked_ = false;
+    return;
+  }
+  control_ = Control(path_);
+  (void)say_hello(control_);
+  wire::AttachForkedRequest request;
+  std::memcpy(request.cookie.data(), beacon_, request.cookie.size());
+  const wire::Packet reply = control_.call(wire::Op::attach_forked, request);
+  server_flags_ = body_of<wire::AttachReply>(reply).server_flags;
+  forked_ = false;
+}
+
+void Connection::add_mapping(MapRange range) {
+  const std::lock_guard lock(mappings_mutex_);
+  mappings_[range.start] = range.length;
+  while_mapped_ = shared_from_this();
+}
+
+void Connection::unmap(MapRange range) {
+  const std::uintptr_t end = range.start + range.length;
+  std::shared_ptr<Connection> last;  // let go after the lock
+  {
+    const std::lock_guard lock(mappings_mutex_);
+    // The mappings that hold the range, without a hole between them.
+    auto first = mappings_.upper_bound(range.start);
+    if (first != mappings_.begin()) --first;
+    std::vector<MapRange> cut;
+    std::uintptr_t covered = range.start;
+    auto it = first;
+    for (; it != mappings_.end() && covered < end; ++it) {
+      const std::uintptr_t mapping_end = it->first + it->second;
+      if (it->first > covered || mapping_end <= covered) break;
+      cut.push_back({it->first, it->second});
+      covered = mapping_end;
+    }
+    if (covered < end) {
+      throw Failure(EINVAL, "unmapping a range that is not all mapped by fl_map");
+    }
+    // Forgotten first: once it is unmapped, another thread's mapping may stand there.
+    for (const MapRange& mapping : cut) {
+      mappings_.erase(mapping.start);
+      const std::uintptr_t mapping_end = mapping.start + mapping.length;
+      if (mapping.start < range.start) mappings_[mapping.start] = range.start - mapping.start;
+      if (mapping_end > end) mappings_[end] = mapping_end - end;
+    }
+    if (mappings_.empty()) last = std::move(while_mapped_);
+  }
+  if (::munmap(reinterpret_cast<void*>(range.start), range.length) != 0) throw_errno("munmap");
+}
+
+void Connection::before_fork() {
+  mutex_.lock();
+  mappings_mutex_.lock();
+}
+
+void Connection::after_fork_in_parent() {
+  mappings_mutex_.unlock();
+  mutex_.unlock();
+}
+
+void Connection::after_fork_in_child() {
+  // A connection that was broken before the fork stays so.
+  if (control_.open()) forked_ = true;
+  control_.close();
+  mappings_mutex_.unlock();
+  mutex_.unlock();
+}
+
+}  // namespace faultline::client

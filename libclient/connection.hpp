@@ -1,0 +1,92 @@
+// This process's connection to one daemon: the control session, the userfaultfd handshake, the mappings,
+// and what a fork does to them. Must never touch the beacon page in the process that made it, and never
+// leave a lock held in a fork child.
+//
+// Life of a connection in a process:
+//   1. open: hello, a userfaultfd made from the device that the daemon sent, attach_new. The daemon owns the
+//      userfaultfd from then on; our copy is closed, so that it ends with the address space alone.
+//   2. A fork child inherits the object, but not the session: its socket is closed, and it attaches to its
+//      own address space, which the daemon already serves, with its first call. It knows its own by the
+//      beacon: a page that fork wipes (MADV_WIPEONFORK), so that the first look at it in the child is a
+//      fault, which the daemon answers with that address space's cookie.
+//      Where the kernel tells the daemon of no forks, the child starts anew and what it had open is stale.
+//   3. broken: the daemon is gone. Mappings stay; calls fail with EPIPE; the next fl_connect makes a new one.
+//
+// Lock order: the list of connections (fork.cpp), then mutex_, then mappings_mutex_. A fork takes them all,
+// so that the child finds them free and the state whole.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "libclient/control.hpp"
+
+namespace faultline::client {
+
+struct MapRange {
+  std::uintptr_t start = 0;
+  std::size_t length = 0;
+};
+
+class Connection : public std::enable_shared_from_this<Connection> {
+ public:
+  // Throws Failure, as fl_connect says. For fork.cpp, which hands them out.
+  static std::shared_ptr<Connection> open(const std::string& path);
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+  ~Connection();
+
+  [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] bool broken();
+
+  // One request; in a fork child, after attaching first. Throws Failure.
+  template <typename... Arguments>
+  wire::Packet call(wire::Op op, const Arguments&... arguments) {
+    const std::lock_guard lock(mutex_);
+    attach_if_forked();
+    return control_.call(op, arguments...);
+  }
+  // The same, for an object opened in the given generation. Throws Failure: ESTALE.
+  template <typename... Arguments>
+  wire::Packet call_in(std::uint64_t generation, wire::Op op, const Arguments&... arguments) {
+    const std::lock_guard lock(mutex_);
+    attach_if_forked();
+    require_generation(generation);
+    return control_.call(op, arguments...);
+  }
+  // Changes when everything that was open has become stale.
+  [[nodiscard]] std::uint64_t generation();
+
+  [[nodiscard]] bool forks_are_served();
+  void add_mapping(MapRange range);
+  // Unmaps. Throws Failure: EINVAL where part of it is no mapping of ours.
+  void unmap(MapRange range);
+
+  // The fork hooks, see fork.cpp.
+  void before_fork();
+  void after_fork_in_parent();
+  void after_fork_in_child();
+
+ private:
+  explicit Connection(std::string path) : path_(std::move(path)) {}
+  void attach_new();
+  void attach_if_forked();
+  void require_generation(std::uint64_t generation) const;
+
+  const std::string path_;
+  std::mutex mutex_;  // guards all down to the next mutex
+  Control control_;
+  std::uint32_t server_flags_ = 0;
+  std::uint64_t generation_ = 1;
+  bool forked_ = false;
+  void* beacon_ = nullptr;
+
+  std::mutex mappings_mutex_;  // guards the rest
+  std::map<std::uintptr_t, std::size_t> mappings_;
+  std::shared_ptr<Connection> while_mapped_;  // mappings keep their connection
+};
+
+}  // namespace faultline::client

@@ -1,0 +1,62 @@
+#include "libclient/control.hpp"
+
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <cstring>
+
+namespace faultline::client {
+
+Control::Control(const std::string& path) : path_(path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const std::string attempted = "connecting to the faultline daemon at " + path;
+  if (path.empty() || path.size() >= sizeof(address.sun_path)) throw Failure(ENAMETOOLONG, attempted);
+  path.copy(static_cast<char*>(address.sun_path), sizeof(address.sun_path) - 1);
+  UniqueFd socket{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)};
+  if (!socket) throw_errno("making a socket for the faultline daemon");
+  int result = 0;
+  do {
+    result = ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+  } while (result != 0 && errno == EINTR);
+  if (result != 0) {
+    const int code = errno;
+    const bool absent = code == ENOENT || code == ECONNREFUSED;
+    throw Failure(code, attempted + (absent ? " (is faultlined running?)" : ""));
+  }
+  socket_ = std::move(socket);
+}
+
+wire::Packet Control::exchange(wire::Op op, std::span<const std::byte> body, std::span<const int> fds) {
+  const std::string attempted = "talking to the faultline daemon at " + path_;
+  if (!open()) throw Failure(EPIPE, attempted);
+  wire::RequestHeader header;
+  header.op = op;
+  header.cookie = next_cookie_++;
+  header.body_size = static_cast<std::uint32_t>(body.size());
+  std::vector<std::byte> bytes(sizeof(header) + body.size());
+  std::memcpy(bytes.data(), &header, sizeof(header));
+  if (!body.empty()) std::memcpy(bytes.data() + sizeof(header), body.data(), body.size());
+
+  wire::Packet packet;
+  int error = wire::send_packet(socket_.get(), bytes, fds);
+  if (error == 0) error = wire::receive_packet(socket_.get(), packet);
+  if (error != 0) {
+    close();
+    throw Failure(error == ECONNRESET ? EPIPE : error, attempted);
+  }
+  wire::ReplyHeader reply;
+  if (packet.bytes.size() >= sizeof(reply)) std::memcpy(&reply, packet.bytes.data(), sizeof(reply));
+  if (packet.bytes.size() < sizeof(reply) || reply.magic != wire::kMagic ||
+      reply.cookie != header.cookie) {
+    close();  // out of step: what comes next cannot be trusted either
+    throw Failure(EPROTO, attempted);
+  }
+  if (reply.status < 0) {
+    reply.detail.back() = '\0';
+    throw Failure::in_words(-reply.status, reply.detail.data());
+  }
+  return packet;
+}
+
+}  // namespace faultline::client

@@ -1,0 +1,50 @@
+// The control socket: one request, one reply. Must never mix up the replies of two threads: its owner holds
+// a lock around call().
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "faultline/wire/packet.hpp"
+#include "libclient/failure.hpp"
+
+namespace faultline::client {
+
+class Control {
+ public:
+  Control() = default;
+  // Connects. Throws Failure: ENOENT, ECONNREFUSED, EACCES.
+  explicit Control(const std::string& path);
+
+  [[nodiscard]] bool open() const { return socket_.valid(); }
+  void close() { socket_.reset(); }
+
+  template <typename Request>
+  wire::Packet call(wire::Op op, const Request& request, std::span<const int> fds = {}) {
+    return exchange(op, std::as_bytes(std::span(&request, 1)), fds);
+  }
+  wire::Packet call(wire::Op op) { return exchange(op, {}, {}); }
+
+ private:
+  // Throws Failure: what the daemon refused, in its words; EPIPE where it is gone, and then the socket is
+  // closed; EPROTO where it answered nonsense.
+  wire::Packet exchange(wire::Op op, std::span<const std::byte> body, std::span<const int> fds);
+
+  UniqueFd socket_;
+  std::string path_;
+  std::uint64_t next_cookie_ = 1;
+};
+
+// The body of a reply. Throws Failure: EPROTO.
+template <typename Body>
+Body body_of(const wire::Packet& packet) {
+  Body body{};
+  if (!wire::read_body<wire::ReplyHeader>(packet.bytes, body)) {
+    throw Failure(EPROTO, "reading a reply of the daemon");
+  }
+  return body;
+}
+
+}  // namespace faultline::client

@@ -1,0 +1,69 @@
+#include "libclient/fork.hpp"
+
+#include <pthread.h>
+
+#include <mutex>
+#include <vector>
+
+namespace faultline::client {
+
+namespace {
+
+struct Connections {
+  std::mutex mutex;
+  std::vector<std::weak_ptr<Connection>> all;
+  // Held from before a fork until after it, so that none goes away in between.
+  std::vector<std::shared_ptr<Connection>> in_fork;
+};
+
+// Leaked on purpose: pthread_atfork hooks cannot be taken back, and run while static objects are destroyed.
+Connections& connections() {
+  static auto* const instance = std::make_unique<Connections>().release();
+  return *instance;
+}
+
+// A connection keeps its place in the list, so every fork takes the locks in the same order.
+void before_fork() {
+  Connections& all = connections();
+  all.mutex.lock();
+  for (const auto& weak : all.all) {
+    if (auto connection = weak.lock()) all.in_fork.push_back(std::move(connection));
+  }
+  for (const auto& connection : all.in_fork) connection->before_fork();
+}
+
+void after_fork(void (Connection::*hook)()) {
+  Connections& all = connections();
+  std::vector<std::shared_ptr<Connection>> held;
+  held.swap(all.in_fork);
+  for (const auto& connection : held) (*connection.*hook)();
+  all.mutex.unlock();
+  // held goes last: the end of a connection unmaps its page, which needs no lock.
+}
+
+void after_fork_in_parent() { after_fork(&Connection::after_fork_in_parent); }
+void after_fork_in_child() { after_fork(&Connection::after_fork_in_child); }
+
+void install_hooks() {
+  static const int result =
+      ::pthread_atfork(&before_fork, &after_fork_in_parent, &after_fork_in_child);
+  if (result != 0) throw Failure(result, "pthread_atfork");
+}
+
+}  // namespace
+
+std::shared_ptr<Connection> connection_to(const std::string& path) {
+  install_hooks();
+  Connections& all = connections();
+  const std::lock_guard lock(all.mutex);
+  std::erase_if(all.all, [](const auto& weak) { return weak.expired(); });
+  for (const auto& weak : all.all) {
+    const auto connection = weak.lock();
+    if (connection && connection->path() == path && !connection->broken()) return connection;
+  }
+  auto connection = Connection::open(path);
+  all.all.push_back(connection);
+  return connection;
+}
+
+}  // namespace faultline::client

@@ -1,0 +1,15 @@
+// The connections of this process, one a socket path, and the hooks that carry them over a fork.
+// Must never be torn down: threads may still be inside the library while the process exits.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "libclient/connection.hpp"
+
+namespace faultline::client {
+
+// The connection to the daemon at path: the one there is, or a new one. Throws Failure.
+std::shared_ptr<Connection> connection_to(const std::string& path);
+
+}  // namespace faultline::client
