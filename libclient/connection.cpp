@@ -10,7 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <iterator>
+#include <utility>
 #include <vector>
 
 namespace faultline::client {
@@ -116,9 +116,9 @@ void Connection::attach_if_forked() {
   forked_ = false;
 }
 
-void Connection::add_mapping(MapRange range) {
+void Connection::add_mapping(MapRange range, Content content) {
   const std::lock_guard lock(mappings_mutex_);
-  mappings_[range.start] = range.length;
+  mappings_[range.start] = {range.length, content};
   while_mapped_ = shared_from_this();
 }
 
@@ -128,45 +128,72 @@ void Connection::unmap(MapRange range) {
   {
     const std::lock_guard lock(mappings_mutex_);
     // The mappings that hold the range, without a hole between them.
-    auto first = mappings_.upper_bound(range.start);
-    if (first != mappings_.begin()) --first;
-    std::vector<MapRange> cut;
+    auto it = mappings_.upper_bound(range.start);
+    if (it != mappings_.begin()) --it;
+    std::vector<std::pair<std::uintptr_t, Mapped>> cut;
     std::uintptr_t covered = range.start;
-    auto it = first;
     for (; it != mappings_.end() && covered < end; ++it) {
-      const std::uintptr_t mapping_end = it->first + it->second;
+      const std::uintptr_t mapping_end = it->first + it->second.length;
       if (it->first > covered || mapping_end <= covered) break;
-      cut.push_back({it->first, it->second});
+      cut.emplace_back(*it);
       covered = mapping_end;
     }
-    if (covered < end) {
-      throw Failure(EINVAL, "unmapping a range that is not all mapped by fl_map");
-    }
+    if (covered < end) throw Failure(EINVAL, "unmapping a range that is not all mapped by fl_map");
     // Forgotten first: once it is unmapped, another thread's mapping may stand there.
-    for (const MapRange& mapping : cut) {
-      mappings_.erase(mapping.start);
-      const std::uintptr_t mapping_end = mapping.start + mapping.length;
-      if (mapping.start < range.start) mappings_[mapping.start] = range.start - mapping.start;
-      if (mapping_end > end) mappings_[end] = mapping_end - end;
+    for (const auto& [start, mapped] : cut) {
+      mappings_.erase(start);
+      const std::uintptr_t mapping_end = start + mapped.length;
+      if (start < range.start) mappings_[start] = {range.start - start, mapped.content};
+      if (mapping_end > end) mappings_[end] = {mapping_end - end, mapped.content};
     }
     if (mappings_.empty()) last = std::move(while_mapped_);
   }
   if (::munmap(reinterpret_cast<void*>(range.start), range.length) != 0) throw_errno("munmap");
 }
 
+void Connection::poison_mappings_of_files() const {
+  // Pages past the end of a file raise SIGBUS, mmap(2). In a fork child: no exceptions, nothing to report to.
+  const UniqueFd empty{::memfd_create("faultline:gone", MFD_CLOEXEC)};
+  for (const auto& [start, mapped] : mappings_) {
+    if (mapped.content != Content::of_file) continue;
+    void* const address = reinterpret_cast<void*>(start);
+    void* const replaced = ::mmap(address, mapped.length, PROT_READ | PROT_WRITE,
+                                  MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, empty.get(), 0);
+    // Short of descriptors or memory: no access at all is the other safe answer.
+    if (replaced == MAP_FAILED) (void)::mprotect(address, mapped.length, PROT_NONE);
+  }
+}
+
 void Connection::before_fork() {
   mutex_.lock();
   mappings_mutex_.lock();
+  // A child that has not attached yet, and forks, has no session to tell whether the daemon still serves.
+  if (!forked_ || !maps_files()) return;
+  try {
+    control_ = Control(path_);
+  } catch (const Failure&) {
+    // It does not: left closed, which says so.
+  } catch (const std::bad_alloc&) {
+    // Not known: the child must think the worst.
+  }
+}
+
+bool Connection::maps_files() const {
+  return std::any_of(mappings_.begin(), mappings_.end(),
+                     [](const auto& entry) { return entry.second.content == Content::of_file; });
 }
 
 void Connection::after_fork_in_parent() {
+  if (forked_) control_.close();
   mappings_mutex_.unlock();
   mutex_.unlock();
 }
 
 void Connection::after_fork_in_child() {
-  // A connection that was broken before the fork stays so.
-  if (control_.open()) forked_ = true;
+  // A daemon that stops closes its sessions before it gives any range up. So where the session still stands
+  // here, the kernel told it of this fork, and it serves, or poisons, the child's own ranges.
+  forked_ = control_.open() ? !control_.hung_up() : forked_ && !maps_files();
+  if (!forked_) poison_mappings_of_files();
   control_.close();
   mappings_mutex_.unlock();
   mutex_.unlock();

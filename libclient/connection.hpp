@@ -11,6 +11,9 @@
 //      fault, which the daemon answers with that address space's cookie.
 //      Where the kernel tells the daemon of no forks, the child starts anew and what it had open is stale.
 //   3. broken: the daemon is gone. Mappings stay; calls fail with EPIPE; the next fl_connect makes a new one.
+//      A daemon that stops poisons what is only in a file. Fork does not copy such marks (it copies no page
+//      tables that a fault can fill, kernel/mm/memory.c: vma_needs_copy), so a child that is forked later
+//      gets SIGBUS from the whole mapping, where the kernel would make up zeroes.
 //
 // Lock order: the list of connections (fork.cpp), then mutex_, then mappings_mutex_. A fork takes them all,
 // so that the child finds them free and the state whole.
@@ -30,6 +33,7 @@ struct MapRange {
   std::uintptr_t start = 0;
   std::size_t length = 0;
 };
+enum class Content : bool { zero, of_file };
 
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
@@ -61,7 +65,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   [[nodiscard]] std::uint64_t generation();
 
   [[nodiscard]] bool forks_are_served();
-  void add_mapping(MapRange range);
+  void add_mapping(MapRange range, Content content);
   // Unmaps. Throws Failure: EINVAL where part of it is no mapping of ours.
   void unmap(MapRange range);
 
@@ -75,6 +79,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void attach_new();
   void attach_if_forked();
   void require_generation(std::uint64_t generation) const;
+  [[nodiscard]] bool maps_files() const;
+  void poison_mappings_of_files() const;
 
   const std::string path_;
   std::mutex mutex_;  // guards all down to the next mutex
@@ -85,7 +91,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void* beacon_ = nullptr;
 
   std::mutex mappings_mutex_;  // guards the rest
-  std::map<std::uintptr_t, std::size_t> mappings_;
+  struct Mapped {
+    std::size_t length = 0;
+    Content content = Content::zero;
+  };
+  std::map<std::uintptr_t, Mapped> mappings_;
   std::shared_ptr<Connection> while_mapped_;  // mappings keep their connection
 };
 

@@ -1,5 +1,6 @@
 #include "libclient/control.hpp"
 
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -25,6 +26,11 @@ Control::Control(const std::string& path) : path_(path) {
     throw Failure(code, attempted + (absent ? " (is faultlined running?)" : ""));
   }
   socket_ = std::move(socket);
+}
+
+bool Control::hung_up() const {
+  pollfd session{socket_.get(), 0, 0};  // POLLHUP is always asked for
+  return ::poll(&session, 1, 0) != 0;
 }
 
 wire::Packet Control::exchange(wire::Op op, std::span<const std::byte> body, std::span<const int> fds) {

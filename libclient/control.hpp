@@ -20,6 +20,8 @@ class Control {
 
   [[nodiscard]] bool open() const { return socket_.valid(); }
   void close() { socket_.reset(); }
+  // Whether the daemon has closed its end. Does not block.
+  [[nodiscard]] bool hung_up() const;
 
   template <typename Request>
   wire::Packet call(wire::Op op, const Request& request, std::span<const int> fds = {}) {

@@ -17,6 +17,7 @@
 using faultline::UniqueFd;
 using faultline::client::body_of;
 using faultline::client::Connection;
+using faultline::client::Content;
 using faultline::client::Failure;
 using faultline::client::guarded;
 using faultline::client::MapRange;
@@ -249,8 +250,9 @@ int fl_map(fl_object* object, uint64_t offset, size_t length, uint32_t flags, vo
     request.flags = flags;
     (void)connection.call_in(object->generation, wire::Op::map, request);
     // The kernel alone could make up zeroes for a child where the file has content.
-    if (object->opened.from_file != 0 && !connection.forks_are_served()) mapping.not_for_children();
-    connection.add_mapping(mapping.range());
+    const bool of_file = object->opened.from_file != 0;
+    if (of_file && !connection.forks_are_served()) mapping.not_for_children();
+    connection.add_mapping(mapping.range(), of_file ? Content::of_file : Content::zero);
     *address = mapping.keep();
   });
 }

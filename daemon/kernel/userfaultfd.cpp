@@ -112,7 +112,8 @@ RangeResult Userfaultfd::continue_range(Vaddr start, ByteCount length, WriteProt
   uffdio_continue request{};
   request.range = {start.value(), length.value()};
   request.mode = wp == WriteProtect::yes ? uapi::kContinueModeWp : 0;
-  return outcome(::ioctl(fd_.get(), UFFDIO_CONTINUE, &request), request.mapped);
+  const int result = ::ioctl(fd_.get(), UFFDIO_CONTINUE, &request);
+  return outcome(result, request.mapped);
 }
 
 RangeResult Userfaultfd::copy_range(Vaddr start, const std::byte* source, ByteCount length) const {
@@ -120,7 +121,8 @@ RangeResult Userfaultfd::copy_range(Vaddr start, const std::byte* source, ByteCo
   request.dst = start.value();
   request.src = reinterpret_cast<std::uintptr_t>(source);  // the ioctl's own form of a pointer
   request.len = length.value();
-  return outcome(::ioctl(fd_.get(), UFFDIO_COPY, &request), request.copy);
+  const int result = ::ioctl(fd_.get(), UFFDIO_COPY, &request);
+  return outcome(result, request.copy);
 }
 
 RangeResult Userfaultfd::write_unprotect(Vaddr start, ByteCount length) const {
@@ -133,7 +135,8 @@ RangeResult Userfaultfd::write_unprotect(Vaddr start, ByteCount length) const {
 RangeResult Userfaultfd::poison_range(Vaddr start, ByteCount length) const {
   uapi::Poison request{};
   request.range = {start.value(), length.value()};
-  return outcome(::ioctl(fd_.get(), uapi::kIoctlPoison, &request), request.updated);
+  const int result = ::ioctl(fd_.get(), uapi::kIoctlPoison, &request);
+  return outcome(result, request.updated);
 }
 
 void Userfaultfd::wake(Vaddr start, ByteCount length) const {

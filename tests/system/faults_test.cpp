@@ -179,7 +179,7 @@ TEST_F(Faults, AFileThatShrinksRaisesSigbusForWhatItLostAlone) {
   const auto memory = map(object, 64 * kPage, FL_MAP_SHARED);
   EXPECT_EQ(memory[0], file.bytes()[0]);
   file.truncate(32 * kPage);
-  EXPECT_TRUE(in_child([&] { return static_cast<int>(memory[40 * kPage]) * 0; }).killed_by(SIGBUS));
+  EXPECT_TRUE(in_child([&] { return touch(memory[40 * kPage]); }).killed_by(SIGBUS));
   EXPECT_EQ(memory[31 * kPage], file.bytes()[31 * kPage]);
   const auto spaces = daemon_.ask(wire::AdminQuery::objects);
   EXPECT_GE(spaces["objects"][0]["failed_fills"].get<int>(), 1) << spaces.dump(1);

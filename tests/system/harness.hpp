@@ -101,6 +101,12 @@ std::span<std::byte> map(fl_object* object, std::size_t bytes, std::uint32_t fla
                          std::uint64_t offset = 0);
 fl_stats stats_of(fl_client* client, const void* address);
 
+// Reads the byte for certain, whatever the optimizer thinks of it; 0.
+inline int touch(const std::byte& byte) {
+  (void)*static_cast<const volatile std::byte*>(&byte);
+  return 0;
+}
+
 // A file in memory with a pattern that tells every byte's place.
 class PatternFile {
  public:

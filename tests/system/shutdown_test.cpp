@@ -34,7 +34,7 @@ TEST(Shutdown, LeavesWhatIsResidentReadableAndPoisonsWhatIsOnlyInTheFile) {
   EXPECT_EQ(zero[0], kOne);
   zero[kPage] = kOne;  // a page of zeroes the kernel can supply by itself
   EXPECT_EQ(zero[kPage], kOne);
-  EXPECT_TRUE(in_child([&] { return static_cast<int>(shared[63 * kPage]) * 0; }).killed_by(SIGBUS))
+  EXPECT_TRUE(in_child([&] { return touch(shared[63 * kPage]); }).killed_by(SIGBUS))
       << "never zeroes where the file has content";
   fl_object* late = nullptr;
   EXPECT_LT(fl_object_open(client, "any", FL_READ_ONLY, &late), 0);
