@@ -1,5 +1,6 @@
-// faultlined: the daemon that owns memory objects and answers the page faults of the processes that map
-// them. This file turns a command line into settings and runs the server; it must hold no logic of its own.
+// faultlined: the daemon that owns memory objects and answers the page faults of the processes that
+// map them. This file turns a command line into settings and runs the server; it must hold no logic
+// of its own.
 
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
@@ -24,18 +25,21 @@ constexpr int kExitUsage = 2;
 
 constexpr const char* kDescription =
     "faultlined - user-space virtual-memory manager\n\n"
-    "Owns memory objects and resolves the page faults of the processes that map them through libfaultline. "
+    "Owns memory objects and resolves the page faults of the processes that map them through "
+    "libfaultline. "
     "Runs in the foreground until SIGTERM or SIGINT.";
 constexpr const char* kFooter =
     "FILES\n"
     "  /run/faultline/faultlined.sock             where root's daemon listens\n"
     "  $XDG_RUNTIME_DIR/faultline/faultlined.sock where a user's own daemon listens\n\n"
     "SETTINGS FILE (TOML)\n"
-    "  The keys are the long options with _ for -, without socket: socket_path, socket_mode, socket_group,\n"
+    "  The keys are the long options with _ for -, without socket: socket_path, socket_mode, "
+    "socket_group,\n"
     "  workers, max_object_bytes, max_objects, max_sessions, max_sessions_per_user, log_level.\n"
     "  The command line wins over the file.\n\n"
     "EXIT STATUS\n"
-    "  0 stopped by a signal, or --check found nothing missing; 1 could not start or go on, or --check\n"
+    "  0 stopped by a signal, or --check found nothing missing; 1 could not start or go on, or "
+    "--check\n"
     "  found something missing; 2 wrong usage or settings.\n\n"
     "SEE ALSO\n"
     "  faultctl --help";
@@ -45,7 +49,8 @@ void raise_descriptor_limit() {
   rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
-  (void)::setrlimit(RLIMIT_NOFILE, &limit);  // without it, fewer clients: accept says so when it matters
+  (void)::setrlimit(RLIMIT_NOFILE,
+                    &limit);  // without it, fewer clients: accept says so when it matters
 }
 
 int check() {
@@ -86,7 +91,8 @@ int main(int argc, char** argv) {
     if (!mode_text.empty()) {
       std::size_t used = 0;
       given.socket_mode = static_cast<unsigned>(std::stoul(mode_text, &used, 8));
-      if (used != mode_text.size()) throw CLI::ValidationError("--socket-mode", "not octal: " + mode_text);
+      if (used != mode_text.size())
+        throw CLI::ValidationError("--socket-mode", "not octal: " + mode_text);
     }
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? EXIT_SUCCESS : kExitUsage;
@@ -123,8 +129,7 @@ int main(int argc, char** argv) {
   spdlog::set_level(spdlog::level::from_str(settings.log_level));
   const auto findings = faultline::kernel::check_features();
   if (!faultline::kernel::runnable(findings)) {
-    std::cerr << "faultlined: this machine cannot run it:\n"
-              << faultline::kernel::render(findings);
+    std::cerr << "faultlined: this machine cannot run it:\n" << faultline::kernel::render(findings);
     return kExitFailure;
   }
   std::istringstream lines(faultline::server::describe(settings));

@@ -61,8 +61,8 @@ std::shared_ptr<Connection> Connection::open(const std::string& path) {
 }
 
 Connection::~Connection() {
-  // The daemon may be watching the page: it ends its session first, so that nobody waits for it here longer
-  // than it takes to read the event.
+  // The daemon may be watching the page: it ends its session first, so that nobody waits for it
+  // here longer than it takes to read the event.
   control_.close();
   if (beacon_ != nullptr) ::munmap(beacon_, kBeaconBytes);
 }
@@ -84,7 +84,8 @@ bool Connection::forks_are_served() {
 
 void Connection::require_generation(std::uint64_t generation) const {
   if (generation == generation_) return;
-  throw Failure(ESTALE, "using an object opened before the fork, with a daemon that is not told of forks");
+  throw Failure(ESTALE,
+                "using an object opened before the fork, with a daemon that is not told of forks");
 }
 
 void Connection::attach_new() {
@@ -95,7 +96,8 @@ void Connection::attach_new() {
   const UniqueFd userfaultfd = make_userfaultfd(hello, user_mode_only);
   const std::array fds{userfaultfd.get()};
   const wire::AttachNewRequest request{reinterpret_cast<std::uintptr_t>(beacon_)};
-  const wire::Packet reply = control_.call(wire::Op::attach_new, request, std::span<const int>(fds));
+  const wire::Packet reply =
+      control_.call(wire::Op::attach_new, request, std::span<const int>(fds));
   server_flags_ = body_of<wire::AttachReply>(reply).server_flags;
 }
 
@@ -152,7 +154,8 @@ void Connection::unmap(MapRange range) {
 }
 
 void Connection::poison_mappings_of_files() const {
-  // Pages past the end of a file raise SIGBUS, mmap(2). In a fork child: no exceptions, nothing to report to.
+  // Pages past the end of a file raise SIGBUS, mmap(2). In a fork child: no exceptions, nothing to
+  // report to.
   const UniqueFd empty{::memfd_create("faultline:gone", MFD_CLOEXEC)};
   for (const auto& [start, mapped] : mappings_) {
     if (mapped.content != Content::of_file) continue;
@@ -167,7 +170,8 @@ void Connection::poison_mappings_of_files() const {
 void Connection::before_fork() {
   mutex_.lock();
   mappings_mutex_.lock();
-  // A child that has not attached yet, and forks, has no session to tell whether the daemon still serves.
+  // A child that has not attached yet, and forks, has no session to tell whether the daemon still
+  // serves.
   if (!forked_ || !maps_files()) return;
   try {
     control_ = Control(path_);
@@ -190,8 +194,9 @@ void Connection::after_fork_in_parent() {
 }
 
 void Connection::after_fork_in_child() {
-  // A daemon that stops closes its sessions before it gives any range up. So where the session still stands
-  // here, the kernel told it of this fork, and it serves, or poisons, the child's own ranges.
+  // A daemon that stops closes its sessions before it gives any range up. So where the session
+  // still stands here, the kernel told it of this fork, and it serves, or poisons, the child's own
+  // ranges.
   forked_ = control_.open() ? !control_.hung_up() : forked_ && !maps_files();
   if (!forked_) poison_mappings_of_files();
   control_.close();

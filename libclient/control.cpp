@@ -12,7 +12,8 @@ Control::Control(const std::string& path) : path_(path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   const std::string attempted = "connecting to the faultline daemon at " + path;
-  if (path.empty() || path.size() >= sizeof(address.sun_path)) throw Failure(ENAMETOOLONG, attempted);
+  if (path.empty() || path.size() >= sizeof(address.sun_path))
+    throw Failure(ENAMETOOLONG, attempted);
   path.copy(static_cast<char*>(address.sun_path), sizeof(address.sun_path) - 1);
   UniqueFd socket{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)};
   if (!socket) throw_errno("making a socket for the faultline daemon");
@@ -33,7 +34,8 @@ bool Control::hung_up() const {
   return ::poll(&session, 1, 0) != 0;
 }
 
-wire::Packet Control::exchange(wire::Op op, std::span<const std::byte> body, std::span<const int> fds) {
+wire::Packet Control::exchange(wire::Op op, std::span<const std::byte> body,
+                               std::span<const int> fds) {
   const std::string attempted = "talking to the faultline daemon at " + path_;
   if (!open()) throw Failure(EPIPE, attempted);
   wire::RequestHeader header;

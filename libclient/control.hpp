@@ -1,5 +1,5 @@
-// The control socket: one request, one reply. Must never mix up the replies of two threads: its owner holds
-// a lock around call().
+// The control socket: one request, one reply. Must never mix up the replies of two threads: its
+// owner holds a lock around call().
 #pragma once
 
 #include <cstddef>
@@ -30,8 +30,8 @@ class Control {
   wire::Packet call(wire::Op op) { return exchange(op, {}, {}); }
 
  private:
-  // Throws Failure: what the daemon refused, in its words; EPIPE where it is gone, and then the socket is
-  // closed; EPROTO where it answered nonsense.
+  // Throws Failure: what the daemon refused, in its words; EPIPE where it is gone, and then the
+  // socket is closed; EPROTO where it answered nonsense.
   wire::Packet exchange(wire::Op op, std::span<const std::byte> body, std::span<const int> fds);
 
   UniqueFd socket_;

@@ -1,5 +1,5 @@
-// How the library fails inside: by exception. Must never let one out of the C interface; guarded() turns it
-// into a negative errno and the words that fl_last_error() returns.
+// How the library fails inside: by exception. Must never let one out of the C interface; guarded()
+// turns it into a negative errno and the words that fl_last_error() returns.
 #pragma once
 
 #include <cerrno>
@@ -51,7 +51,8 @@ int guarded(Body body) noexcept {
       last_error() = failure.what();
       return -failure.code();
     } catch (const std::bad_alloc&) {
-      last_error() = "allocating memory in libfaultline: " + std::generic_category().message(ENOMEM);
+      last_error() =
+          "allocating memory in libfaultline: " + std::generic_category().message(ENOMEM);
       return -ENOMEM;
     } catch (const std::system_error& error) {
       last_error() = error.what();

@@ -48,8 +48,10 @@ void require(bool condition, const char* what) {
 }
 
 std::string default_socket_path() {
-  if (const char* path = std::getenv("FAULTLINE_SOCKET"); path != nullptr && *path != '\0') return path;
-  if (const char* runtime = std::getenv("XDG_RUNTIME_DIR"); runtime != nullptr && *runtime != '\0') {
+  if (const char* path = std::getenv("FAULTLINE_SOCKET"); path != nullptr && *path != '\0')
+    return path;
+  if (const char* runtime = std::getenv("XDG_RUNTIME_DIR");
+      runtime != nullptr && *runtime != '\0') {
     std::string own = std::string(runtime) + "/faultline/faultlined.sock";
     if (::access(own.c_str(), W_OK) == 0) return own;
   }
@@ -60,13 +62,15 @@ wire::Name wire_name(const char* name) {
   wire::Name out{};
   const std::string_view text(name);
   if (text.size() > wire::kMaxName) {
-    throw Failure(EINVAL, "naming an object with more than " + std::to_string(wire::kMaxName) + " bytes");
+    throw Failure(EINVAL,
+                  "naming an object with more than " + std::to_string(wire::kMaxName) + " bytes");
   }
   text.copy(out.data(), out.size() - 1);
   return out;
 }
 
-std::unique_ptr<fl_object> opened(const std::shared_ptr<Connection>& connection, wire::Packet reply) {
+std::unique_ptr<fl_object> opened(const std::shared_ptr<Connection>& connection,
+                                  wire::Packet reply) {
   auto object = std::make_unique<fl_object>();
   object->connection = connection;
   object->generation = connection->generation();
@@ -79,11 +83,12 @@ std::unique_ptr<fl_object> opened(const std::shared_ptr<Connection>& connection,
 // A mapping of this process until it is known to the connection.
 class FreshMapping {
  public:
-  FreshMapping(const fl_object& object, std::uint64_t offset, std::size_t length, std::uint32_t flags)
+  FreshMapping(const fl_object& object, std::uint64_t offset, std::size_t length,
+               std::uint32_t flags)
       : length_(length) {
     const bool write = (flags & FL_MAP_WRITE) != 0;
-    // The kernel lets nobody register a shared mapping that could never be written. Read-only, a private
-    // one shows the same pages.
+    // The kernel lets nobody register a shared mapping that could never be written. Read-only, a
+    // private one shows the same pages.
     const bool shared =
         (flags & FL_MAP_SHARED) != 0 && object.opened.access == wire::Access::read_write;
     start_ = ::mmap(nullptr, length, write ? PROT_READ | PROT_WRITE : PROT_READ,
@@ -99,7 +104,9 @@ class FreshMapping {
     if (start_ != MAP_FAILED) ::munmap(start_, length_);
   }
 
-  [[nodiscard]] MapRange range() const { return {reinterpret_cast<std::uintptr_t>(start_), length_}; }
+  [[nodiscard]] MapRange range() const {
+    return {reinterpret_cast<std::uintptr_t>(start_), length_};
+  }
   void not_for_children() const {
     if (::madvise(start_, length_, MADV_DONTFORK) != 0) {
       faultline::client::throw_errno("madvise(MADV_DONTFORK)");
@@ -112,9 +119,11 @@ class FreshMapping {
   std::size_t length_;
 };
 
-void check_map(const fl_object& object, std::uint64_t offset, std::size_t length, std::uint32_t flags) {
+void check_map(const fl_object& object, std::uint64_t offset, std::size_t length,
+               std::uint32_t flags) {
   const std::uint64_t page = object.opened.page_size;
-  require((flags & ~(FL_MAP_SHARED | FL_MAP_PRIVATE | FL_MAP_WRITE)) == 0, "mapping with an unknown flag");
+  require((flags & ~(FL_MAP_SHARED | FL_MAP_PRIVATE | FL_MAP_WRITE)) == 0,
+          "mapping with an unknown flag");
   require(((flags & FL_MAP_SHARED) != 0) != ((flags & FL_MAP_PRIVATE) != 0),
           "mapping not exactly one of FL_MAP_SHARED and FL_MAP_PRIVATE");
   require(length != 0, "mapping no bytes");
@@ -132,9 +141,13 @@ void check_map(const fl_object& object, std::uint64_t offset, std::size_t length
 
 extern "C" {
 
-const char* fl_version(void) { return FAULTLINE_VERSION; }
+const char* fl_version(void) {
+  return FAULTLINE_VERSION;
+}
 
-const char* fl_last_error(void) { return faultline::client::last_error().c_str(); }
+const char* fl_last_error(void) {
+  return faultline::client::last_error().c_str();
+}
 
 int fl_connect(const char* socket_path, fl_client** client) {
   return guarded([&] {
@@ -185,21 +198,21 @@ int fl_object_open(fl_client* client, const char* name, uint32_t access, fl_obje
     require(client != nullptr && name != nullptr && object != nullptr,
             "fl_object_open with a null argument");
     *object = nullptr;
-    require(access == FL_READ_ONLY || access == FL_READ_WRITE, "opening an object with unknown access");
+    require(access == FL_READ_ONLY || access == FL_READ_WRITE,
+            "opening an object with unknown access");
     wire::ObjectOpenRequest request;
     request.access = static_cast<wire::Access>(access);
     request.name = wire_name(name);
-    *object =
-        opened(client->connection, client->connection->call(wire::Op::object_open, request)).release();
+    *object = opened(client->connection, client->connection->call(wire::Op::object_open, request))
+                  .release();
   });
 }
 
 int fl_object_stat(fl_object* object, fl_object_info* info) {
   return guarded([&] {
     require(object != nullptr && info != nullptr, "fl_object_stat with a null argument");
-    const auto stat = body_of<wire::ObjectStatReply>(
-        object->connection->call_in(object->generation, wire::Op::object_stat,
-                                    wire::HandleRequest{object->opened.handle}));
+    const auto stat = body_of<wire::ObjectStatReply>(object->connection->call_in(
+        object->generation, wire::Op::object_stat, wire::HandleRequest{object->opened.handle}));
     *info = fl_object_info{};
     info->id = stat.object_id;
     info->size = stat.size;

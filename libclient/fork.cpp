@@ -16,7 +16,8 @@ struct Connections {
   std::vector<std::shared_ptr<Connection>> in_fork;
 };
 
-// Leaked on purpose: pthread_atfork hooks cannot be taken back, and run while static objects are destroyed.
+// Leaked on purpose: pthread_atfork hooks cannot be taken back, and run while static objects are
+// destroyed.
 Connections& connections() {
   static auto* const instance = std::make_unique<Connections>().release();
   return *instance;
@@ -41,8 +42,12 @@ void after_fork(void (Connection::*hook)()) {
   // held goes last: the end of a connection unmaps its page, which needs no lock.
 }
 
-void after_fork_in_parent() { after_fork(&Connection::after_fork_in_parent); }
-void after_fork_in_child() { after_fork(&Connection::after_fork_in_child); }
+void after_fork_in_parent() {
+  after_fork(&Connection::after_fork_in_parent);
+}
+void after_fork_in_child() {
+  after_fork(&Connection::after_fork_in_child);
+}
 
 void install_hooks() {
   static const int result =

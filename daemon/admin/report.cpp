@@ -19,7 +19,9 @@ using space::VmaSnapshot;
 constexpr int kSchema = 1;
 constexpr mode_t kOthersRead = 0004;
 
-bool sees_all(uid_t viewer) { return viewer == 0 || viewer == ::geteuid(); }
+bool sees_all(uid_t viewer) {
+  return viewer == 0 || viewer == ::geteuid();
+}
 
 std::optional<kernel::PageMap> page_map_of(pid_t pid) {
   if (pid == 0) return std::nullopt;
@@ -224,7 +226,8 @@ Result<std::string> answer(wire::AdminRequest query, uid_t viewer, const DaemonS
     }
   }
   if (out.empty()) {
-    return fail(EINVAL, "answering unknown query " + std::to_string(static_cast<unsigned>(query.query)));
+    return fail(EINVAL,
+                "answering unknown query " + std::to_string(static_cast<unsigned>(query.query)));
   }
   out["schema"] = kSchema;
   return out.dump(-1, ' ', false, json::error_handler_t::replace);

@@ -1,5 +1,6 @@
-// What the daemon tells of itself: JSON for faultctl, counters for clients. Must never show one user what
-// belongs to another: root and the daemon's own user see all, everybody else only what is theirs.
+// What the daemon tells of itself: JSON for faultctl, counters for clients. Must never show one
+// user what belongs to another: root and the daemon's own user see all, everybody else only what is
+// theirs.
 //
 // Walks page tables of clients (PAGEMAP_SCAN), milliseconds a GiB: not for the control thread.
 #pragma once
@@ -26,8 +27,8 @@ struct DaemonStatus {
   bool fork_events = false;
 };
 
-// The JSON text, described in docs/faultctl.md. Errors: EINVAL an unknown query; ESRCH vmas of a process
-// that has none here, or none that viewer may see.
+// The JSON text, described in docs/faultctl.md. Errors: EINVAL an unknown query; ESRCH vmas of a
+// process that has none here, or none that viewer may see.
 Result<std::string> answer(wire::AdminRequest query, uid_t viewer, const DaemonStatus& status,
                            const memory::ObjectDirectory& objects,
                            std::vector<space::SpaceSnapshot> spaces);

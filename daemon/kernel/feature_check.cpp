@@ -81,9 +81,10 @@ Finding check_version() {
 Finding check_obtain(const Result<Obtained>& obtained) {
   const std::string feature = "userfaultfd";
   if (!obtained) {
-    return {feature, Verdict::missing, obtained.error().message(),
-            "ENOSYS: use a kernel built with CONFIG_USERFAULTFD; EPERM: run as root, or give this user "
-            "access to /dev/userfaultfd, or allow userfaultfd in the seccomp profile"};
+    return {
+        feature, Verdict::missing, obtained.error().message(),
+        "ENOSYS: use a kernel built with CONFIG_USERFAULTFD; EPERM: run as root, or give this user "
+        "access to /dev/userfaultfd, or allow userfaultfd in the seccomp profile"};
   }
   if (!obtained->user_mode_only) return {feature, Verdict::ok, "through " + obtained->how, ""};
   return {feature, Verdict::degraded,
@@ -121,8 +122,9 @@ std::vector<Finding> check_named_features(int fd) {
     findings.push_back({std::string("userfaultfd: ") + named.name,
                         there ? Verdict::ok : Verdict::missing,
                         there ? "offered" : "not offered by this kernel",
-                        there ? "" : "boot a newer kernel, built with CONFIG_HAVE_ARCH_USERFAULTFD_WP "
-                                     "and CONFIG_HAVE_ARCH_USERFAULTFD_MINOR (x86-64, arm64)"});
+                        there ? ""
+                              : "boot a newer kernel, built with CONFIG_HAVE_ARCH_USERFAULTFD_WP "
+                                "and CONFIG_HAVE_ARCH_USERFAULTFD_MINOR (x86-64, arm64)"});
   }
   return findings;
 }
@@ -130,7 +132,8 @@ std::vector<Finding> check_named_features(int fd) {
 constexpr ByteCount kTrialPage{4096};
 constexpr ByteCount kTrialLength{4 * 4096};
 
-// Answers for the pages at start, a private view of a memfd, in each of the ways the fault engine does.
+// Answers for the pages at start, a private view of a memfd, in each of the ways the fault engine
+// does.
 Status answer_in_every_way(const Userfaultfd& uffd, Vaddr start) {
   alignas(4096) std::array<std::byte, 4096> page{};
   const auto check = [](const char* what, RangeResult result) -> Status {
@@ -157,8 +160,8 @@ Status try_fault_answers(const Userfaultfd& uffd) {
   if (!memfd) return propagate(memfd);
   if (auto done = memfd->allocate(ByteCount{0}, kTrialLength); !done) return done;
   // Ours and watched by ourselves, so never touched: only ioctls look at it.
-  auto view = MappedMemory::create(kTrialLength, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
-                                   memfd->writable_fd());
+  auto view = MappedMemory::create(kTrialLength, PROT_READ | PROT_WRITE,
+                                   MAP_PRIVATE | MAP_NORESERVE, memfd->writable_fd());
   if (!view) return propagate(view);
   const Vaddr start{reinterpret_cast<std::uintptr_t>(view->data())};
   if (auto done = uffd.register_object_range(start, kTrialLength); !done) return done;
@@ -180,7 +183,8 @@ Finding check_answers(const Result<Userfaultfd>& uffd) {
 
 Finding check_fork_events(const Result<Userfaultfd>& uffd) {
   const std::string feature = "fork events";
-  if (uffd && uffd->features().fork_events) return {feature, Verdict::ok, "CAP_SYS_PTRACE is there", ""};
+  if (uffd && uffd->features().fork_events)
+    return {feature, Verdict::ok, "CAP_SYS_PTRACE is there", ""};
   return {feature, Verdict::degraded,
           "no CAP_SYS_PTRACE: mappings are not inherited by fork children",
           "run as root, or give the daemon CAP_SYS_PTRACE (setcap cap_sys_ptrace=ep, or systemd's "
@@ -212,16 +216,18 @@ Finding check_io_uring() {
     if (ring.error().code() == EPERM && disabled.value_or(0) != 0) {
       return {feature, Verdict::missing,
               fmt::format("forbidden by sysctl kernel.io_uring_disabled = {}", *disabled),
-              *disabled == 1 ? "`sysctl kernel.io_uring_disabled=0`, or run as root, or put this user "
-                               "into the group of sysctl kernel.io_uring_group"
-                             : "`sysctl kernel.io_uring_disabled=0`"};
+              *disabled == 1
+                  ? "`sysctl kernel.io_uring_disabled=0`, or run as root, or put this user "
+                    "into the group of sysctl kernel.io_uring_group"
+                  : "`sysctl kernel.io_uring_disabled=0`"};
     }
     const bool forbidden = ring.error().code() == EPERM || ring.error().code() == ENOSYS;
     return {feature, Verdict::missing, ring.error().message(),
-            forbidden ? "the sysctl allows it, so a seccomp filter forbids it or the kernel lacks "
-                        "CONFIG_IO_URING: allow io_uring_setup, io_uring_enter and io_uring_register in "
-                        "the container's profile (docker: --security-opt seccomp=PROFILE)"
-                      : "raise the memory or descriptor limit of the daemon"};
+            forbidden
+                ? "the sysctl allows it, so a seccomp filter forbids it or the kernel lacks "
+                  "CONFIG_IO_URING: allow io_uring_setup, io_uring_enter and io_uring_register in "
+                  "the container's profile (docker: --security-opt seccomp=PROFILE)"
+                : "raise the memory or descriptor limit of the daemon"};
   }
   const UniqueFd event{::eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK)};
   OnceOperation read;
@@ -229,7 +235,8 @@ Finding check_io_uring() {
   (*ring)->read(read, event.get(), std::as_writable_bytes(std::span(&count, 1)), -1);
   while (read.in_flight() && (*ring)->wait()) {
   }
-  if (read.result() == sizeof(count)) return {feature, Verdict::ok, "tried: a read of an eventfd", ""};
+  if (read.result() == sizeof(count))
+    return {feature, Verdict::ok, "tried: a read of an eventfd", ""};
   return {feature, Verdict::missing,
           fmt::format("a read through it failed: {}", std::strerror(-read.result())),
           "allow io_uring_enter in the seccomp profile"};
@@ -244,8 +251,9 @@ Finding check_memfd() {
 
 Finding check_pagemap() {
   const auto pages = PageMap::open(::getpid());
-  const auto scanned = pages ? pages->scan(Vaddr{0}, ByteCount{4096}) : Result<ResidentPages>(fail(
-                                   pages.error().code(), pages.error().attempted()));
+  const auto scanned =
+      pages ? pages->scan(Vaddr{0}, ByteCount{4096})
+            : Result<ResidentPages>(fail(pages.error().code(), pages.error().attempted()));
   if (scanned) return {"PAGEMAP_SCAN", Verdict::ok, "tried", ""};
   return {"PAGEMAP_SCAN", Verdict::degraded,
           scanned.error().message() + ": resident bytes are shown as 0",
@@ -264,7 +272,8 @@ Finding check_descriptors() {
 Finding check_map_count() {
   const auto count = read_sysctl("/proc/sys/vm/max_map_count");
   const std::string detail = fmt::format("vm.max_map_count = {}", count.value_or(0));
-  if (count.value_or(0) >= static_cast<long>(kFewMaps)) return {"mappings", Verdict::ok, detail, ""};
+  if (count.value_or(0) >= static_cast<long>(kFewMaps))
+    return {"mappings", Verdict::ok, detail, ""};
   return {"mappings", Verdict::degraded, detail + ": few objects and mappings at once",
           "`sysctl vm.max_map_count=65530` or more"};
 }
@@ -319,7 +328,8 @@ KernelSupport probe_support() {
 std::string render(const std::vector<Finding>& findings) {
   std::string text;
   for (const Finding& finding : findings) {
-    text += fmt::format("{:<9} {:<48} {}\n", word(finding.verdict), finding.feature, finding.detail);
+    text +=
+        fmt::format("{:<9} {:<48} {}\n", word(finding.verdict), finding.feature, finding.detail);
     if (!finding.remedy.empty()) text += fmt::format("          -> {}\n", finding.remedy);
   }
   return text;

@@ -1,5 +1,5 @@
-// Says, feature by feature, whether this kernel and machine can run the daemon, by trying each one for real.
-// Must never report from a version number what it can try, and must leave nothing behind.
+// Says, feature by feature, whether this kernel and machine can run the daemon, by trying each one
+// for real. Must never report from a version number what it can try, and must leave nothing behind.
 #pragma once
 
 #include <string>

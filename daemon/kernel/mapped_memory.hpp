@@ -1,5 +1,5 @@
-// Owns one mapping of the daemon's own. Must never map memory that a userfaultfd of ours watches: its
-// fault would come back to the thread that raised it.
+// Owns one mapping of the daemon's own. Must never map memory that a userfaultfd of ours watches:
+// its fault would come back to the thread that raised it.
 #pragma once
 
 #include <sys/mman.h>

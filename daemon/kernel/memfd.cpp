@@ -11,7 +11,9 @@ namespace {
 // Linux 6.3; the headers of Debian 12 are older. Without it newer kernels warn once per boot.
 constexpr unsigned kMfdNoexecSeal = 0x0008U;
 
-off_t as_offset(ByteCount n) { return static_cast<off_t>(n.value()); }
+off_t as_offset(ByteCount n) {
+  return static_cast<off_t>(n.value());
+}
 
 std::string describe(const char* what, ByteCount offset, ByteCount length) {
   return std::string(what) + " of " + std::to_string(length.value()) + " bytes at " +
@@ -20,8 +22,7 @@ std::string describe(const char* what, ByteCount offset, ByteCount length) {
 }  // namespace
 
 Result<Memfd> Memfd::create(const std::string& name, ByteCount size) {
-  UniqueFd writable{
-      ::memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING | kMfdNoexecSeal)};
+  UniqueFd writable{::memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING | kMfdNoexecSeal)};
   if (!writable) return fail_errno("memfd_create(" + name + ")");
   if (::ftruncate(writable.get(), as_offset(size)) != 0) {
     return fail_errno("sizing memfd " + name + " to " + std::to_string(size.value()) + " bytes");

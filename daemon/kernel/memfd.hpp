@@ -1,9 +1,11 @@
-// The memory of one object: a sealed memfd. Must never hand out a descriptor with more rights than asked.
+// The memory of one object: a sealed memfd. Must never hand out a descriptor with more rights than
+// asked.
 //
-// What is sealed: SHRINK and GROW, so that no client can pull pages from under another, and SEAL. Writing
-// is not sealed: rights are in the descriptor's open mode, and the file's mode is 0, so that a holder of
-// the read-only descriptor cannot open /proc/self/fd/N for writing (unless it owns the file or has
-// CAP_DAC_OVERRIDE: clients of the daemon's own uid are not kept from one another's memory by this).
+// What is sealed: SHRINK and GROW, so that no client can pull pages from under another, and SEAL.
+// Writing is not sealed: rights are in the descriptor's open mode, and the file's mode is 0, so
+// that a holder of the read-only descriptor cannot open /proc/self/fd/N for writing (unless it owns
+// the file or has CAP_DAC_OVERRIDE: clients of the daemon's own uid are not kept from one another's
+// memory by this).
 #pragma once
 
 #include <string>

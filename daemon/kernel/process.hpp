@@ -1,5 +1,5 @@
-// What /proc and pidfds tell of a client process. Must never be used to decide a right: a pid can be
-// reused between two looks. Rights come from the socket's credentials.
+// What /proc and pidfds tell of a client process. Must never be used to decide a right: a pid can
+// be reused between two looks. Rights come from the socket's credentials.
 #pragma once
 
 #include <sys/types.h>
@@ -29,12 +29,12 @@ std::optional<pid_t> process_of_thread(pid_t tid);
 std::string process_name(pid_t pid);
 
 struct ResidentPages {
-  PageCount shared;   // pages of a file or memfd
+  PageCount shared;    // pages of a file or memfd
   PageCount private_;  // anonymous pages, swapped ones included
 };
 
-// Asks the kernel's own page table (PAGEMAP_SCAN, Linux 6.7) about [start, start + length) of a process.
-// Walks page tables: milliseconds a GiB. Errors: ESRCH, EACCES.
+// Asks the kernel's own page table (PAGEMAP_SCAN, Linux 6.7) about [start, start + length) of a
+// process. Walks page tables: milliseconds a GiB. Errors: ESRCH, EACCES.
 class PageMap {
  public:
   static Result<PageMap> open(pid_t pid);

@@ -48,7 +48,8 @@ void Ring::read(RingOperation& op, int fd, std::span<std::byte> into, std::int64
 
 void Ring::timeout(RingOperation& op, std::chrono::nanoseconds after) {
   io_uring_sqe* entry = next_entry();
-  // The kernel copies the time when the entry is submitted, so it must live until then: submit at once.
+  // The kernel copies the time when the entry is submitted, so it must live until then: submit at
+  // once.
   __kernel_timespec time{};
   time.tv_sec = after.count() / 1'000'000'000;
   time.tv_nsec = after.count() % 1'000'000'000;
@@ -88,7 +89,8 @@ unsigned Ring::dispatch() {
     auto* op = static_cast<RingOperation*>(::io_uring_cqe_get_data(entry));
     const int result = entry->res;
     ::io_uring_cqe_seen(&ring_, entry);
-    if (op == nullptr) continue;  // the answer to a cancel request; the operation answers for itself
+    if (op == nullptr)
+      continue;  // the answer to a cancel request; the operation answers for itself
     op->in_flight_ = false;
     --in_flight_;
     ++handled;

@@ -1,5 +1,5 @@
-// Kernel interface constants newer than the Debian 12 headers (Linux 6.1). Must only ever repeat what
-// include/uapi/linux of a released kernel says.
+// Kernel interface constants newer than the Debian 12 headers (Linux 6.1). Must only ever repeat
+// what include/uapi/linux of a released kernel says.
 #pragma once
 
 #include <linux/types.h>

@@ -1,6 +1,6 @@
-// Strong types for addresses, page indexes and byte counts. Mixing them must not compile: an address in a
-// client, an index into an object and a length are all 64-bit numbers, and confusing two is how a pager
-// shows one client another's bytes.
+// Strong types for addresses, page indexes and byte counts. Mixing them must not compile: an
+// address in a client, an index into an object and a length are all 64-bit numbers, and confusing
+// two is how a pager shows one client another's bytes.
 #pragma once
 
 #include <compare>
@@ -11,7 +11,8 @@
 namespace faultline {
 
 namespace detail {
-// A 64-bit number with a name. Only comparison is common to all; arithmetic is given where it has a meaning.
+// A 64-bit number with a name. Only comparison is common to all; arithmetic is given where it has a
+// meaning.
 template <typename Tag>
 class Number {
  public:
@@ -32,16 +33,32 @@ using Vaddr = detail::Number<struct VaddrTag>;
 // A page of an object, counted in the object's own page size.
 using PageIndex = detail::Number<struct PageIndexTag>;
 
-constexpr ByteCount operator+(ByteCount a, ByteCount b) { return ByteCount{a.value() + b.value()}; }
-constexpr ByteCount operator-(ByteCount a, ByteCount b) { return ByteCount{a.value() - b.value()}; }
-constexpr PageCount operator+(PageCount a, PageCount b) { return PageCount{a.value() + b.value()}; }
-constexpr PageCount operator-(PageCount a, PageCount b) { return PageCount{a.value() - b.value()}; }
+constexpr ByteCount operator+(ByteCount a, ByteCount b) {
+  return ByteCount{a.value() + b.value()};
+}
+constexpr ByteCount operator-(ByteCount a, ByteCount b) {
+  return ByteCount{a.value() - b.value()};
+}
+constexpr PageCount operator+(PageCount a, PageCount b) {
+  return PageCount{a.value() + b.value()};
+}
+constexpr PageCount operator-(PageCount a, PageCount b) {
+  return PageCount{a.value() - b.value()};
+}
 
-constexpr Vaddr operator+(Vaddr a, ByteCount n) { return Vaddr{a.value() + n.value()}; }
-constexpr ByteCount operator-(Vaddr a, Vaddr b) { return ByteCount{a.value() - b.value()}; }
+constexpr Vaddr operator+(Vaddr a, ByteCount n) {
+  return Vaddr{a.value() + n.value()};
+}
+constexpr ByteCount operator-(Vaddr a, Vaddr b) {
+  return ByteCount{a.value() - b.value()};
+}
 
-constexpr PageIndex operator+(PageIndex a, PageCount n) { return PageIndex{a.value() + n.value()}; }
-constexpr PageCount operator-(PageIndex a, PageIndex b) { return PageCount{a.value() - b.value()}; }
+constexpr PageIndex operator+(PageIndex a, PageCount n) {
+  return PageIndex{a.value() + n.value()};
+}
+constexpr PageCount operator-(PageIndex a, PageIndex b) {
+  return PageCount{a.value() - b.value()};
+}
 
 // The size of an object's pages, and the only bridge between bytes and pages.
 class PageSize {
@@ -50,14 +67,18 @@ class PageSize {
   constexpr explicit PageSize(unsigned shift) : shift_(shift) {}
 
   [[nodiscard]] constexpr ByteCount bytes() const { return ByteCount{std::uint64_t{1} << shift_}; }
-  [[nodiscard]] constexpr ByteCount bytes(PageCount n) const { return ByteCount{n.value() << shift_}; }
+  [[nodiscard]] constexpr ByteCount bytes(PageCount n) const {
+    return ByteCount{n.value() << shift_};
+  }
   [[nodiscard]] constexpr ByteCount offset_of(PageIndex i) const {
     return ByteCount{i.value() << shift_};
   }
   [[nodiscard]] constexpr PageIndex index_of(ByteCount offset) const {
     return PageIndex{offset.value() >> shift_};
   }
-  [[nodiscard]] constexpr PageCount pages(ByteCount n) const { return PageCount{n.value() >> shift_}; }
+  [[nodiscard]] constexpr PageCount pages(ByteCount n) const {
+    return PageCount{n.value() >> shift_};
+  }
   [[nodiscard]] constexpr bool aligned(std::uint64_t n) const {
     return (n & (bytes().value() - 1)) == 0;
   }

@@ -29,9 +29,9 @@ bool is_userfaultfd(int fd) {
          "anon_inode:[userfaultfd]";
 }
 
-// The kernel reports progress and error in one signed field: bytes done, or a negative errno. An ioctl
-// that stopped half-way fails with EAGAIN and a positive count: that is progress, and the caller goes on
-// from there and learns the true reason.
+// The kernel reports progress and error in one signed field: bytes done, or a negative errno. An
+// ioctl that stopped half-way fails with EAGAIN and a positive count: that is progress, and the
+// caller goes on from there and learns the true reason.
 RangeResult outcome(int ioctl_result, std::int64_t progress) {
   const int error = ioctl_result == 0 ? 0 : errno;
   if (progress > 0) return {ByteCount{static_cast<std::uint64_t>(progress)}, 0};
@@ -47,7 +47,8 @@ constexpr std::uint64_t kNeededFeatures =
 }  // namespace
 
 Result<Userfaultfd> Userfaultfd::adopt(UniqueFd fd) {
-  if (!is_userfaultfd(fd.get())) return fail(EBADF, "checking that the descriptor is a userfaultfd");
+  if (!is_userfaultfd(fd.get()))
+    return fail(EBADF, "checking that the descriptor is a userfaultfd");
   const int flags = ::fcntl(fd.get(), F_GETFL);
   if (flags < 0 || ::fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK) != 0) {
     return fail_errno("making the userfaultfd non-blocking");
@@ -64,16 +65,16 @@ Result<Userfaultfd> Userfaultfd::adopt(UniqueFd fd) {
     }
   }
   if (errno == EINVAL && api.ioctls == 0 && api.features == 0) {
-    // The kernel zeroes the answer both for an unknown feature and for a second UFFDIO_API. Features
-    // were probed when the daemon started, so it is the latter.
+    // The kernel zeroes the answer both for an unknown feature and for a second UFFDIO_API.
+    // Features were probed when the daemon started, so it is the latter.
     return fail(EBUSY, "UFFDIO_API: the userfaultfd was initialised already");
   }
   return fail_errno("UFFDIO_API on the client's userfaultfd");
 }
 
 Userfaultfd Userfaultfd::from_fork_event(UniqueFd fd, Features features) {
-  // The kernel gives the child's descriptor the flags that the client once asked for, which may be none.
-  // Neither call can fail on a descriptor that was just installed.
+  // The kernel gives the child's descriptor the flags that the client once asked for, which may be
+  // none. Neither call can fail on a descriptor that was just installed.
   (void)::fcntl(fd.get(), F_SETFL, ::fcntl(fd.get(), F_GETFL) | O_NONBLOCK);
   (void)::fcntl(fd.get(), F_SETFD, FD_CLOEXEC);
   return Userfaultfd{std::move(fd), features};
@@ -146,8 +147,9 @@ void Userfaultfd::wake(Vaddr start, ByteCount length) const {
 }
 
 int Userfaultfd::probe() const {
-  // The kernel looks for a living mm and for events under way before it looks for the VMA. No mapping of
-  // ours is placed at the last page of user space; a client that registers it there unprotects only itself.
+  // The kernel looks for a living mm and for events under way before it looks for the VMA. No
+  // mapping of ours is placed at the last page of user space; a client that registers it there
+  // unprotects only itself.
   uffdio_writeprotect request{};
   request.range = {0x7fff'ffff'e000, 0x1000};
   if (::ioctl(fd_.get(), UFFDIO_WRITEPROTECT, &request) == 0) return 0;

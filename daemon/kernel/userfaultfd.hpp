@@ -1,5 +1,6 @@
-// One client's userfaultfd, typed. Must never block, and never let the descriptor be lost: when the last
-// reference closes, the kernel answers the client's faults itself, with zeroes where a file should be.
+// One client's userfaultfd, typed. Must never block, and never let the descriptor be lost: when the
+// last reference closes, the kernel answers the client's faults itself, with zeroes where a file
+// should be.
 //
 // Life of a userfaultfd here:
 //   1. A client makes it and sends it (adopt), or the kernel makes it at a fork (from_fork_event).
@@ -45,8 +46,8 @@ class Userfaultfd {
   };
 
   // Takes a descriptor from a client: checks that it is a userfaultfd, makes it non-blocking and
-  // initialises it. Errors: EBADF not a userfaultfd; EBUSY initialised already; EINVAL this kernel lacks
-  // a feature that is needed.
+  // initialises it. Errors: EBADF not a userfaultfd; EBUSY initialised already; EINVAL this kernel
+  // lacks a feature that is needed.
   static Result<Userfaultfd> adopt(UniqueFd fd);
   // A descriptor that the kernel installed with UFFD_EVENT_FORK; initialised, same features.
   static Userfaultfd from_fork_event(UniqueFd fd, Features features);
@@ -64,14 +65,16 @@ class Userfaultfd {
   // Maps pages that the object already has.
   [[nodiscard]] RangeResult continue_range(Vaddr start, ByteCount length, WriteProtect wp) const;
   // Installs private copies of the daemon's memory at source.
-  [[nodiscard]] RangeResult copy_range(Vaddr start, const std::byte* source, ByteCount length) const;
+  [[nodiscard]] RangeResult copy_range(Vaddr start, const std::byte* source,
+                                       ByteCount length) const;
   [[nodiscard]] RangeResult write_unprotect(Vaddr start, ByteCount length) const;
   // Every page not yet mapped raises SIGBUS from now on.
   [[nodiscard]] RangeResult poison_range(Vaddr start, ByteCount length) const;
   void wake(Vaddr start, ByteCount length) const;
 
   // 0 the address space lives and no event is under way; EAGAIN one is; ESRCH it is gone.
-  // Changes nothing: it asks to write-unprotect a page at an address where no object is ever mapped.
+  // Changes nothing: it asks to write-unprotect a page at an address where no object is ever
+  // mapped.
   [[nodiscard]] int probe() const;
 
   // Reads what is there without ever blocking, whatever the client did to the descriptor's flags.

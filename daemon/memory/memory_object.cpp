@@ -8,7 +8,8 @@
 
 namespace faultline::memory {
 
-// One read of a run of pages, and who waits for it. Keeps its object alive until the read has ended.
+// One read of a run of pages, and who waits for it. Keeps its object alive until the read has
+// ended.
 class MemoryObject::Fill final : public kernel::RingOperation {
  public:
   Fill(std::shared_ptr<MemoryObject> object, kernel::Ring& ring, PageIndex first, PageCount count)
@@ -41,8 +42,7 @@ class MemoryObject::Fill final : public kernel::RingOperation {
       if (got_ < wanted_) return submit();  // a short read is not yet the end of the file
     }
     // Whole pages only: the page in which the file now ends has lost content that it had.
-    const PageCount supplied =
-        got_ == wanted_ ? count_ : object_->page_size().pages(got_);
+    const PageCount supplied = got_ == wanted_ ? count_ : object_->page_size().pages(got_);
     const std::shared_ptr<MemoryObject> object = object_;  // finish destroys this fill
     object->finish(*this, supplied, result < 0 ? -result : ENODATA);
   }
@@ -67,15 +67,16 @@ MemoryObject::MemoryObject(ObjectId id, ObjectSpec spec, kernel::Memfd memfd,
 
 Result<std::shared_ptr<MemoryObject>> MemoryObject::create(ObjectId id, ObjectSpec spec) {
   const ByteCount size = spec.page_size.round_up(spec.content_size);
-  auto memfd = kernel::Memfd::create("faultline:" + (spec.name.empty() ? "anonymous" : spec.name), size);
+  auto memfd =
+      kernel::Memfd::create("faultline:" + (spec.name.empty() ? "anonymous" : spec.name), size);
   if (!memfd) return propagate(memfd);
-  auto memory = kernel::MappedMemory::create(size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-                                             memfd->writable_fd());
+  auto memory = kernel::MappedMemory::create(size, PROT_READ | PROT_WRITE,
+                                             MAP_SHARED | MAP_NORESERVE, memfd->writable_fd());
   if (!memory) return propagate(memory);
   auto pages = PageTable::create(spec.page_size.pages(size));
   if (!pages) return propagate(pages);
-  return std::shared_ptr<MemoryObject>{new MemoryObject(
-      id, std::move(spec), std::move(*memfd), std::move(*memory), std::move(*pages))};
+  return std::shared_ptr<MemoryObject>{new MemoryObject(id, std::move(spec), std::move(*memfd),
+                                                        std::move(*memory), std::move(*pages))};
 }
 
 PageCount MemoryObject::populate(PageIndex first, PageCount window, kernel::Ring& ring,
@@ -113,8 +114,8 @@ PageCount MemoryObject::populate_file(PageIndex first, PageCount window, kernel:
   const std::lock_guard lock(fills_mutex_);
   const PageCount ready = pages_.run(first, window, PageState::resident);
   if (ready == PageCount{0}) {
-    const auto fill = std::find_if(fills_.begin(), fills_.end(),
-                                   [&](const auto& f) { return f->covers(first); });
+    const auto fill =
+        std::find_if(fills_.begin(), fills_.end(), [&](const auto& f) { return f->covers(first); });
     if (fill != fills_.end()) {
       (*fill)->add_waiter(first, std::move(waiter));
       return PageCount{0};
@@ -147,8 +148,8 @@ void MemoryObject::finish(Fill& fill, PageCount supplied, int error) {
       if (!given_back) spdlog::error("{}", given_back.error().message());
       pages_.mark(first + supplied, lost, PageState::absent);
     }
-    const auto found = std::find_if(fills_.begin(), fills_.end(),
-                                    [&](const auto& f) { return f.get() == &fill; });
+    const auto found =
+        std::find_if(fills_.begin(), fills_.end(), [&](const auto& f) { return f.get() == &fill; });
     ended = std::move(*found);
     fills_.erase(found);
   }

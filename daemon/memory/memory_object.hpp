@@ -1,17 +1,22 @@
-// A memory object: a sized set of pages in one sealed memfd, filled by its pager when they are first
-// needed. Must never let a page be seen before its whole content is there, and never block on a file.
+// A memory object: a sized set of pages in one sealed memfd, filled by its pager when they are
+// first needed. Must never let a page be seen before its whole content is there, and never block on
+// a file.
 //
 // Life of a page of a file object:
-//   1. A worker finds it absent, claims it and what follows it in the window, and starts one read of the
+//   1. A worker finds it absent, claims it and what follows it in the window, and starts one read
+//   of the
 //      file into the memfd on its own ring. Whoever wants the page meanwhile leaves a waiter.
 //   2. The read completes: the pages are marked resident, then the waiters are told.
-//   3. Or it fails: the memfd's pages are given back, the entries return to absent, then the waiters are
-//      told: to try the page alone when the read was of several, that it cannot be had when it was of one.
+//   3. Or it fails: the memfd's pages are given back, the entries return to absent, then the
+//   waiters are
+//      told: to try the page alone when the read was of several, that it cannot be had when it was
+//      of one.
 // A page of a zero-fill object is allocated in the memfd and marked, at once.
 //
-// Locking: fills_mutex_ guards fills_ and everything in a Fill. A page is in state filling only while a
-// Fill that covers it is in fills_ (claims and their entry are made under the mutex), so a waiter that
-// looks under the mutex either finds the fill or a state that is no longer filling. Leaf lock.
+// Locking: fills_mutex_ guards fills_ and everything in a Fill. A page is in state filling only
+// while a Fill that covers it is in fills_ (claims and their entry are made under the mutex), so a
+// waiter that looks under the mutex either finds the fill or a state that is no longer filling.
+// Leaf lock.
 #pragma once
 
 #include <sys/types.h>
@@ -74,14 +79,15 @@ class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
   [[nodiscard]] ByteCount resident() const { return memfd_.allocated(); }
   [[nodiscard]] const PageTable& pages() const { return pages_; }
 
-  // The daemon's own view of a page, to copy from. Valid while the object lives; the page is resident.
+  // The daemon's own view of a page, to copy from. Valid while the object lives; the page is
+  // resident.
   [[nodiscard]] const std::byte* content(PageIndex page) const {
     return memory_.data() + spec_.page_size.offset_of(page).value();
   }
 
-  // Makes pages from first on resident, at most window of them. Returns how many are so now, from first;
-  // 0 means that first is on its way, or refused, and that waiter was taken and will be called.
-  // Reads of a file go through the ring of the calling worker.
+  // Makes pages from first on resident, at most window of them. Returns how many are so now, from
+  // first; 0 means that first is on its way, or refused, and that waiter was taken and will be
+  // called. Reads of a file go through the ring of the calling worker.
   PageCount populate(PageIndex first, PageCount window, kernel::Ring& ring, Waiter waiter);
 
   // A client tore pages out of the memfd behind our back: they are absent again.

@@ -32,7 +32,8 @@ bool valid_object_name(std::string_view name) {
 
 Result<std::shared_ptr<MemoryObject>> ObjectDirectory::create(ObjectSpec spec) {
   if (!spec.name.empty() && !valid_object_name(spec.name)) {
-    return fail(EINVAL, "creating an object: its name may hold only 1 to 128 of A-Z a-z 0-9 . _ : @ + -");
+    return fail(EINVAL,
+                "creating an object: its name may hold only 1 to 128 of A-Z a-z 0-9 . _ : @ + -");
   }
   if (spec.content_size == ByteCount{0}) return fail(EINVAL, "creating an object of 0 bytes");
   if (spec.content_size > limits_.max_object_bytes) {
@@ -47,8 +48,8 @@ Result<std::shared_ptr<MemoryObject>> ObjectDirectory::create(ObjectSpec spec) {
   if (all_.size() >= limits_.max_objects) {
     forget_dead_locked();
     if (all_.size() >= limits_.max_objects) {
-      return fail(EUSERS, "creating an object beyond max_objects, " +
-                              std::to_string(limits_.max_objects));
+      return fail(EUSERS,
+                  "creating an object beyond max_objects, " + std::to_string(limits_.max_objects));
     }
   }
   const ObjectId id{next_id_};
@@ -72,9 +73,9 @@ Result<std::shared_ptr<MemoryObject>> ObjectDirectory::open(const std::string& n
   const std::lock_guard lock(mutex_);
   auto object = find_locked(name);
   if (object && !allowed(**object, access, who)) {
-    return fail(EACCES, "opening object " + name + (access == Access::read_write
-                                                        ? " for reading and writing"
-                                                        : " for reading"));
+    return fail(EACCES,
+                "opening object " + name +
+                    (access == Access::read_write ? " for reading and writing" : " for reading"));
   }
   return object;
 }

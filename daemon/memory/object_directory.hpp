@@ -1,8 +1,8 @@
-// Every object of the daemon: by name for those who open one, all of them for those who look. Must never
-// give out an object to somebody whom its owner and mode do not allow.
+// Every object of the daemon: by name for those who open one, all of them for those who look. Must
+// never give out an object to somebody whom its owner and mode do not allow.
 //
-// Lifetime: a named object is held here until it is unlinked; beyond that, objects live by their handles
-// and mappings alone.
+// Lifetime: a named object is held here until it is unlinked; beyond that, objects live by their
+// handles and mappings alone.
 //
 // Locking: mutex_ guards everything; leaf lock.
 #pragma once

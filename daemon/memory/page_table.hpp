@@ -1,16 +1,20 @@
-// The state of every page of one object. Must never say "resident" of a page whose content is not all there.
+// The state of every page of one object. Must never say "resident" of a page whose content is not
+// all there.
 //
-// Sparse: an entry is a byte of lazily zeroed memory, so an untouched terabyte costs address space only.
+// Sparse: an entry is a byte of lazily zeroed memory, so an untouched terabyte costs address space
+// only.
 //
 // States and their transitions:
-//   absent   -> filling   a worker claims the page (claim)                         any worker, by CAS
-//   filling  -> resident  its content is in the memfd (mark)                       the claimer alone
-//   filling  -> absent    it could not be supplied; the memfd page was given back  the claimer alone
-//   absent   -> resident  zero-fill: the memfd page was allocated                  any worker, idempotent
-//   resident -> absent    a client punched a hole into the memfd (forget)          any worker, by CAS
+//   absent   -> filling   a worker claims the page (claim)                         any worker, by
+//   CAS filling  -> resident  its content is in the memfd (mark)                       the claimer
+//   alone filling  -> absent    it could not be supplied; the memfd page was given back  the
+//   claimer alone absent   -> resident  zero-fill: the memfd page was allocated any worker,
+//   idempotent resident -> absent    a client punched a hole into the memfd (forget)          any
+//   worker, by CAS
 //
-// Memory order: mark(resident) is a release, state() an acquire. Who sees "resident" therefore comes
-// after the fill that made it so; the content itself is the kernel's page cache, coherent by itself.
+// Memory order: mark(resident) is a release, state() an acquire. Who sees "resident" therefore
+// comes after the fill that made it so; the content itself is the kernel's page cache, coherent by
+// itself.
 #pragma once
 
 #include <atomic>

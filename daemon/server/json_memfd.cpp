@@ -17,7 +17,8 @@ Result<UniqueFd> json_memfd(std::string_view text) {
     if (written < 0) return fail_errno("writing a report");
     text.remove_prefix(static_cast<std::size_t>(written));
   }
-  if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) != 0) {
+  if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) !=
+      0) {
     return fail_errno("sealing a report");
   }
   return fd;

@@ -1,5 +1,5 @@
-// Carries an answer of any length to a client: a sealed memfd with the text. Must never hand out one that
-// the other side could change.
+// Carries an answer of any length to a client: a sealed memfd with the text. Must never hand out
+// one that the other side could change.
 #pragma once
 
 #include <string_view>

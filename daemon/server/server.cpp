@@ -21,7 +21,8 @@ namespace {
 
 namespace asio = boost::asio;
 
-// Connections past the limit still get their answer in words; past this many more, they are just closed.
+// Connections past the limit still get their answer in words; past this many more, they are just
+// closed.
 constexpr std::size_t kRefusalsAtOnce = 64;
 constexpr std::chrono::milliseconds kAcceptPause{100};
 
@@ -43,7 +44,8 @@ int bind_to(int fd, const sockaddr_un& address) {
 // A socket file that nobody listens on was left by a daemon that was killed.
 bool somebody_listens(const sockaddr_un& address) {
   const UniqueFd probe{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
-  const int result = ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+  const int result =
+      ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
   return result == 0 || errno == EAGAIN;
 }
 
@@ -52,7 +54,8 @@ bool somebody_listens(const sockaddr_un& address) {
 Server::Server(Settings settings, const kernel::KernelSupport& support)
     : settings_(std::move(settings)),
       support_(support),
-      objects_(memory::ObjectLimits{ByteCount{settings_.max_object_bytes}, settings_.max_objects}) {}
+      objects_(memory::ObjectLimits{ByteCount{settings_.max_object_bytes}, settings_.max_objects}) {
+}
 
 Server::~Server() = default;
 
@@ -98,7 +101,8 @@ Status Server::listen() {
       return fail_errno("giving " + path.string() + " to group " + settings_.socket_group);
     }
   }
-  if (::chmod(path.c_str(), settings_.socket_mode) != 0) return fail_errno("chmod of " + path.string());
+  if (::chmod(path.c_str(), settings_.socket_mode) != 0)
+    return fail_errno("chmod of " + path.string());
   if (::listen(fd.get(), SOMAXCONN) != 0) return fail_errno("listening on " + path.string());
   listener_.assign(fd.release());
   return {};
@@ -140,15 +144,16 @@ void Server::accept_when_ready() {
 
 void Server::accept_all() {
   for (;;) {
-    UniqueFd socket{::accept4(listener_.native_handle(), nullptr, nullptr,
-                              SOCK_CLOEXEC | SOCK_NONBLOCK)};
+    UniqueFd socket{
+        ::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK)};
     if (socket) {
       admit(std::move(socket));
       continue;
     }
     if (errno == EINTR || errno == ECONNABORTED) continue;
     if (errno == EAGAIN || errno == EWOULDBLOCK) break;
-    // Out of descriptors or memory: the connection stays in the queue, so asking at once would spin.
+    // Out of descriptors or memory: the connection stays in the queue, so asking at once would
+    // spin.
     spdlog::error("accepting a client: {}", std::strerror(errno));
     accept_pause_.expires_after(kAcceptPause);
     accept_pause_.async_wait([this](const boost::system::error_code& error) {
@@ -198,8 +203,8 @@ void Server::report(wire::AdminRequest query, uid_t viewer,
   status.socket_path = settings_.socket_path.string();
   status.workers = spaces_->worker_count();
   status.sessions = sessions_.size();
-  status.uptime = std::chrono::duration_cast<std::chrono::seconds>(
-      std::chrono::steady_clock::now() - started_);
+  status.uptime =
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - started_);
   status.user_mode_only = !userfaultfd_device_;
   status.fork_events = support_.fork_events;
   spaces_->snapshots([this, query, viewer, status = std::move(status),

@@ -1,5 +1,5 @@
-// The control plane: the listening socket, the sessions, and the rooms that they ask. Must never stand
-// between a fault and its answer, which the workers give by themselves.
+// The control plane: the listening socket, the sessions, and the rooms that they ask. Must never
+// stand between a fault and its answer, which the workers give by themselves.
 #pragma once
 
 #include <boost/asio/io_context.hpp>

@@ -11,8 +11,8 @@
 #include <utility>
 
 #include "daemon/admin/report.hpp"
-#include "faultline/faultline.h"
 #include "daemon/server/json_memfd.hpp"
+#include "faultline/faultline.h"
 
 namespace faultline::server {
 
@@ -44,7 +44,8 @@ Error malformed(const char* request) {
   return Error{EPROTO, std::string("reading a malformed ") + request + " request"};
 }
 
-// Checks the client's file and takes the part of it that was asked for. May block on its file system.
+// Checks the client's file and takes the part of it that was asked for. May block on its file
+// system.
 Result<ObjectSpec> with_file(ObjectSpec spec, UniqueFd file, std::uint64_t offset) {
   const int flags = ::fcntl(file.get(), F_GETFL);
   if (flags < 0 || (flags & O_PATH) != 0 || (flags & O_ACCMODE) == O_WRONLY) {
@@ -52,11 +53,14 @@ Result<ObjectSpec> with_file(ObjectSpec spec, UniqueFd file, std::uint64_t offse
   }
   struct stat info {};
   if (::fstat(file.get(), &info) != 0) return fail_errno("looking at an object's file");
-  if (!S_ISREG(info.st_mode)) return fail(ENODEV, "creating an object from what is not a regular file");
+  if (!S_ISREG(info.st_mode))
+    return fail(ENODEV, "creating an object from what is not a regular file");
   const auto file_size = static_cast<std::uint64_t>(info.st_size);
   if (!spec.page_size.aligned(offset)) {
-    return fail(EINVAL, "creating an object from a file at an offset that is not a multiple of the page "
-                        "size, " + std::to_string(offset));
+    return fail(EINVAL,
+                "creating an object from a file at an offset that is not a multiple of the page "
+                "size, " +
+                    std::to_string(offset));
   }
   if (offset >= file_size) {
     return fail(EINVAL, "creating an object from a file of " + std::to_string(file_size) +
@@ -68,8 +72,8 @@ Result<ObjectSpec> with_file(ObjectSpec spec, UniqueFd file, std::uint64_t offse
                             " bytes from a file that has " + std::to_string(file_size - offset) +
                             " at that offset");
   }
-  // A description of our own: the client cannot turn on O_DIRECT or the like behind our back. Where the
-  // daemon may not open the file itself, what the client gave must do.
+  // A description of our own: the client cannot turn on O_DIRECT or the like behind our back. Where
+  // the daemon may not open the file itself, what the client gave must do.
   const std::string path = "/proc/self/fd/" + std::to_string(file.get());
   if (UniqueFd own{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY)}) file = std::move(own);
   spec.file = FileSource{std::move(file), ByteCount{offset}, spec.content_size};
@@ -87,8 +91,9 @@ Status check_map(const wire::MapRequest& request, const space::OpenObject& open)
   }
   if (request.length == 0 || !page_size.aligned(request.length) ||
       !page_size.aligned(request.address) || !page_size.aligned(request.object_offset)) {
-    return fail(EINVAL, "mapping with an address, length or offset that is zero or not a multiple of " +
-                            std::to_string(page_size.bytes().value()));
+    return fail(EINVAL,
+                "mapping with an address, length or offset that is zero or not a multiple of " +
+                    std::to_string(page_size.bytes().value()));
   }
   const std::uint64_t size = open.object->size().value();
   if (request.object_offset > size || request.length > size - request.object_offset) {
@@ -148,7 +153,8 @@ void Session::close() {
   host_.closed(*this);
 }
 
-// --- packets ---------------------------------------------------------------------------------------
+// --- packets
+// ---------------------------------------------------------------------------------------
 
 void Session::listen() {
   if (closed_) return;
@@ -215,8 +221,8 @@ void Session::handle(wire::Packet packet) {
     case wire::Op::admin:
       return on_admin(packet);
   }
-  send(bad({EOPNOTSUPP, "asking for unknown operation " +
-                            std::to_string(static_cast<unsigned>(request_.op))}));
+  send(bad({EOPNOTSUPP,
+            "asking for unknown operation " + std::to_string(static_cast<unsigned>(request_.op))}));
 }
 
 void Session::send(Reply reply) {
@@ -246,8 +252,8 @@ void Session::send_bytes(std::vector<std::byte> bytes, std::shared_ptr<Reply> ke
   if (closed_) return;
   const int error = wire::send_packet(socket_.native_handle(), bytes, keep->fds);
   if (error == 0) return listen();
-  // EAGAIN: the buffer is full, since the client does not read. ETOOMANYREFS: it has too many descriptors
-  // in flight. Both end when it reads, and concern nobody else.
+  // EAGAIN: the buffer is full, since the client does not read. ETOOMANYREFS: it has too many
+  // descriptors in flight. Both end when it reads, and concern nobody else.
   if (error != EAGAIN && error != EWOULDBLOCK) return close();
   socket_.async_wait(asio::posix::stream_descriptor::wait_write,
                      [self = shared_from_this(), bytes = std::move(bytes),
@@ -269,7 +275,8 @@ bool Session::require_attached() {
   return false;
 }
 
-// --- requests --------------------------------------------------------------------------------------
+// --- requests
+// --------------------------------------------------------------------------------------
 
 void Session::on_hello() {
   if (!refused_.empty()) {
@@ -282,8 +289,8 @@ void Session::on_hello() {
   hello.server_flags = host_.server_flags();
   hello.page_size = static_cast<std::uint32_t>(kBasePage.bytes().value());
   hello.max_object_bytes = host_.objects().limits().max_object_bytes.value();
-  std::string_view(FAULTLINE_VERSION).copy(hello.server_version.data(),
-                                           hello.server_version.size() - 1);
+  std::string_view(FAULTLINE_VERSION)
+      .copy(hello.server_version.data(), hello.server_version.size() - 1);
   Reply reply = good(hello);
   if (host_.userfaultfd_device() >= 0) reply.fds.push_back(host_.userfaultfd_device());
   send(std::move(reply));
@@ -334,8 +341,8 @@ Session::Reply Session::opened(std::shared_ptr<MemoryObject> object, Access acce
   body.page_size = static_cast<std::uint32_t>(object->page_size().bytes().value());
   body.from_file = object->from_file() ? 1 : 0;
   body.access = access == Access::read_write ? wire::Access::read_write : wire::Access::read_only;
-  const int memfd = access == Access::read_write ? object->memfd().writable_fd()
-                                                 : object->memfd().read_only_fd();
+  const int memfd =
+      access == Access::read_write ? object->memfd().writable_fd() : object->memfd().read_only_fd();
   // A descriptor of the reply's own: the object may be closed by another thread before it is sent.
   UniqueFd sent{::fcntl(memfd, F_DUPFD_CLOEXEC, 0)};
   if (!sent) return bad(Error{errno, "duplicating an object's memfd"});
@@ -368,9 +375,10 @@ void Session::on_object_create(wire::Packet& packet) {
     return send(bad({EINVAL, "creating an object with a file offset and no file"}));
   }
   if (body->size > host_.objects().limits().max_object_bytes.value()) {
-    return send(bad({EFBIG, "creating an object of " + std::to_string(body->size) +
-                                " bytes, where max_object_bytes is " +
-                                std::to_string(host_.objects().limits().max_object_bytes.value())}));
+    return send(
+        bad({EFBIG, "creating an object of " + std::to_string(body->size) +
+                        " bytes, where max_object_bytes is " +
+                        std::to_string(host_.objects().limits().max_object_bytes.value())}));
   }
   auto spec = std::make_shared<ObjectSpec>();
   spec->name = *name;
@@ -384,8 +392,8 @@ void Session::on_object_create(wire::Packet& packet) {
   }
   auto file = std::make_shared<UniqueFd>(std::move(packet.fds.front()));
   asio::post(host_.helpers(), [self = shared_from_this(), spec, file, offset = body->file_offset] {
-    auto checked = std::make_shared<Result<ObjectSpec>>(
-        with_file(std::move(*spec), std::move(*file), offset));
+    auto checked =
+        std::make_shared<Result<ObjectSpec>>(with_file(std::move(*spec), std::move(*file), offset));
     asio::post(self->host_.control(), [self, checked] {
       if (self->closed_) return;
       if (!*checked) return self->send(bad(checked->error()));
@@ -464,8 +472,8 @@ void Session::on_map(const wire::Packet& packet) {
   request.length = ByteCount{body->length};
   request.first = open->object->page_size().index_of(ByteCount{body->object_offset});
   request.object = std::move(open->object);
-  request.sharing = (body->flags & wire::kMapShared) != 0 ? space::Sharing::shared
-                                                          : space::Sharing::private_copy;
+  request.sharing =
+      (body->flags & wire::kMapShared) != 0 ? space::Sharing::shared : space::Sharing::private_copy;
   request.writable = (body->flags & wire::kMapWrite) != 0;
   host_.spaces().map(*space_, std::move(request), [respond = responder()](Status status) {
     Reply reply;

@@ -1,13 +1,14 @@
-// One client's connection: takes its requests one at a time, checks everything in them, has them carried
-// out and answers. Must never block, and never trust a field of a packet.
+// One client's connection: takes its requests one at a time, checks everything in them, has them
+// carried out and answers. Must never block, and never trust a field of a packet.
 //
 // Life of a session:
 //   fresh    -> greeted    a hello of this protocol's version
 //   greeted  -> attached   attach_new or attach_forked: it speaks for an address space
-//   any      -> closed     the client closed, broke the protocol, was silent for kHandshakeWithin before it
+//   any      -> closed     the client closed, broke the protocol, was silent for kHandshakeWithin
+//   before it
 //                          was greeted, or the daemon stops
-// While a request is carried out nothing is read, so a client has one request outstanding and its socket's
-// buffer pushes back.
+// While a request is carried out nothing is read, so a client has one request outstanding and its
+// socket's buffer pushes back.
 //
 // Runs on the control thread alone; answers of workers are posted to it.
 #pragma once

@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <toml++/toml.h>
 #include <algorithm>
 #include <array>
 #include <cstdlib>
@@ -10,7 +11,6 @@
 #include <limits>
 #include <sstream>
 #include <thread>
-#include <toml++/toml.h>
 #include <utility>
 
 namespace faultline::server {
@@ -66,14 +66,15 @@ Status read_settings_file(const std::filesystem::path& file, Settings& settings)
       Key{"max_object_bytes",
           [&](const toml::node& n) { return take_number(n, settings.max_object_bytes); }},
       Key{"max_objects", [&](const toml::node& n) { return take_number(n, settings.max_objects); }},
-      Key{"max_sessions", [&](const toml::node& n) { return take_number(n, settings.max_sessions); }},
+      Key{"max_sessions",
+          [&](const toml::node& n) { return take_number(n, settings.max_sessions); }},
       Key{"max_sessions_per_user",
           [&](const toml::node& n) { return take_number(n, settings.max_sessions_per_user); }},
       Key{"log_level", [&](const toml::node& n) { return take_text(n, settings.log_level); }},
   };
   for (const auto& [name, node] : table) {
-    const auto key = std::find_if(keys.begin(), keys.end(),
-                                  [&](const Key& k) { return k.name == name.str(); });
+    const auto key =
+        std::find_if(keys.begin(), keys.end(), [&](const Key& k) { return k.name == name.str(); });
     const std::string where = file.string() + " line " + std::to_string(node.source().begin.line) +
                               ", " + std::string(name.str());
     if (key == keys.end()) return fail(EINVAL, "reading settings: unknown key in " + where);
@@ -90,8 +91,10 @@ Status complete(Settings& settings) {
   }
   if (settings.workers > 256) return fail(EINVAL, "setting workers to more than 256");
   if (settings.socket_mode > 0777) return fail(EINVAL, "setting socket_mode beyond 0777");
-  if (settings.max_object_bytes < 4096) return fail(EINVAL, "setting max_object_bytes below a page");
-  if (settings.max_sessions == 0 || settings.max_sessions_per_user == 0 || settings.max_objects == 0) {
+  if (settings.max_object_bytes < 4096)
+    return fail(EINVAL, "setting max_object_bytes below a page");
+  if (settings.max_sessions == 0 || settings.max_sessions_per_user == 0 ||
+      settings.max_objects == 0) {
     return fail(EINVAL, "setting a limit of sessions or objects to 0");
   }
   const auto level = spdlog::level::from_str(settings.log_level);
@@ -104,7 +107,8 @@ Status complete(Settings& settings) {
 
 std::string describe(const Settings& settings) {
   return fmt::format(
-      "socket_path = {}\nsocket_mode = {:#o}\nsocket_group = {}\nworkers = {}\nmax_object_bytes = {}\n"
+      "socket_path = {}\nsocket_mode = {:#o}\nsocket_group = {}\nworkers = {}\nmax_object_bytes = "
+      "{}\n"
       "max_objects = {}\nmax_sessions = {}\nmax_sessions_per_user = {}\nlog_level = {}",
       settings.socket_path.string(), settings.socket_mode, settings.socket_group, settings.workers,
       settings.max_object_bytes, settings.max_objects, settings.max_sessions,

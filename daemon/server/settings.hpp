@@ -1,5 +1,5 @@
-// What the daemon can be told: by command line, else by the TOML file, else the defaults here. Must never
-// be changed once the server runs.
+// What the daemon can be told: by command line, else by the TOML file, else the defaults here. Must
+// never be changed once the server runs.
 #pragma once
 
 #include <cstdint>
@@ -13,9 +13,9 @@ namespace faultline::server {
 
 struct Settings {
   std::filesystem::path socket_path;  // empty: the default of this user
-  unsigned socket_mode = 0666;        // rights are checked by the peer's credentials, not by reachability
-  std::string socket_group;           // empty: the daemon's own
-  unsigned workers = 0;               // 0: one a processor, at most 4
+  unsigned socket_mode = 0666;  // rights are checked by the peer's credentials, not by reachability
+  std::string socket_group;     // empty: the daemon's own
+  unsigned workers = 0;         // 0: one a processor, at most 4
   std::uint64_t max_object_bytes = std::uint64_t{4} << 40;
   std::size_t max_objects = 16'384;
   std::size_t max_sessions = 4'096;
@@ -26,11 +26,12 @@ struct Settings {
 // $XDG_RUNTIME_DIR/faultline/faultlined.sock for a user, /run/faultline/faultlined.sock for root.
 std::filesystem::path default_socket_path();
 
-// Reads the TOML file over the given settings. Errors: ENOENT, EINVAL with line and key; unknown keys are
-// errors, so that a typing mistake does not pass for a default.
+// Reads the TOML file over the given settings. Errors: ENOENT, EINVAL with line and key; unknown
+// keys are errors, so that a typing mistake does not pass for a default.
 Status read_settings_file(const std::filesystem::path& file, Settings& settings);
 
-// Fills in what is left to the daemon, and refuses what cannot work. Errors: EINVAL, with the setting.
+// Fills in what is left to the daemon, and refuses what cannot work. Errors: EINVAL, with the
+// setting.
 Status complete(Settings& settings);
 
 // One line a setting, "name = value".

@@ -24,12 +24,14 @@ constexpr unsigned kMostAttempts = 8;
 constexpr std::chrono::nanoseconds kFirstRetry = std::chrono::microseconds(50);
 constexpr std::chrono::nanoseconds kLastRetry = std::chrono::milliseconds(5);
 
-// What a private write to a page of zeroes copies from. In .bss: the kernel backs it with its zero page.
+// What a private write to a page of zeroes copies from. In .bss: the kernel backs it with its zero
+// page.
 alignas(4096) constinit std::array<std::byte, std::size_t{512} << 12> zeroes{};
 
 wire::Cookie random_cookie() {
   wire::Cookie cookie{};
-  // getrandom(2) of up to 256 bytes neither fails nor is interrupted once the kernel's pool is ready.
+  // getrandom(2) of up to 256 bytes neither fails nor is interrupted once the kernel's pool is
+  // ready.
   (void)::getrandom(cookie.data(), cookie.size(), 0);
   return cookie;
 }
@@ -50,10 +52,12 @@ void AddressSpace::start(SpaceHost& host) {
   listen();
 }
 
-// --- reading ---------------------------------------------------------------------------------------
+// --- reading
+// ---------------------------------------------------------------------------------------
 
 void AddressSpace::listen() {
-  if (!dead_) host_->ring().read(reader_, uffd_.fd(), std::as_writable_bytes(std::span(messages_)), -1);
+  if (!dead_)
+    host_->ring().read(reader_, uffd_.fd(), std::as_writable_bytes(std::span(messages_)), -1);
 }
 
 void AddressSpace::on_read(int result) {
@@ -78,7 +82,8 @@ void AddressSpace::drain() {
   std::array<uffd_msg, 32> more{};
   for (;;) {
     const auto count = uffd_.read_now(more);
-    // Kernels before 6.10 cannot be asked without a risk of blocking; the next completion brings the rest.
+    // Kernels before 6.10 cannot be asked without a risk of blocking; the next completion brings
+    // the rest.
     if (!count || *count == 0) return;
     for (std::size_t i = 0; i < *count; ++i) take(more.at(i));
   }
@@ -115,7 +120,8 @@ void AddressSpace::take(const uffd_msg& message) {
   }
 }
 
-// --- events ----------------------------------------------------------------------------------------
+// --- events
+// ----------------------------------------------------------------------------------------
 
 void AddressSpace::on_fork(int child_fd) {
   auto child_uffd = kernel::Userfaultfd::from_fork_event(UniqueFd{child_fd}, uffd_.features());
@@ -183,7 +189,8 @@ void AddressSpace::forget(std::vector<Vma> gone) {
   if (!session_open_ && vmas_.empty()) retire();
 }
 
-// --- answering -------------------------------------------------------------------------------------
+// --- answering
+// -------------------------------------------------------------------------------------
 
 void AddressSpace::answer_faults() {
   std::vector<Fault> batch;
@@ -206,8 +213,8 @@ void AddressSpace::answer_faults() {
   if (deferred_.empty()) {
     retry_after_ = kFirstRetry;
   } else if (!retry_timer_.in_flight()) {
-    // No further event need come to end what EAGAIN told of, so a timer brings these back. It is the
-    // client's own thread that ends it, which may have to run first on this very CPU.
+    // No further event need come to end what EAGAIN told of, so a timer brings these back. It is
+    // the client's own thread that ends it, which may have to run first on this very CPU.
     host_->ring().timeout(retry_timer_, retry_after_);
     retry_after_ = std::clamp(retry_after_ * 2, kFirstRetry, kLastRetry);
   }
@@ -244,15 +251,16 @@ AddressSpace::Answer AddressSpace::answer_beacon(const Fault& fault) {
 }
 
 AddressSpace::Answer AddressSpace::answer_unknown(const Fault& fault) {
-  // Mostly an unmap that overtook the fault: nothing is registered there, and once woken the thread gets
-  // its SIGSEGV from the kernel. What is registered and yet unknown to us cannot be supplied.
+  // Mostly an unmap that overtook the fault: nothing is registered there, and once woken the thread
+  // gets its SIGSEGV from the kernel. What is registered and yet unknown to us cannot be supplied.
   const RangeResult result = uffd_.poison_range(fault.address, kBasePage.bytes());
   switch (result.error) {
     case 0:
       ++counters_.poisoned;
-      spdlog::error("space {} (pid {}): fault at {:#x}, where the client grew or replaced a mapping "
-                    "behind the library's back: SIGBUS",
-                    id_.value(), owner_.pid, fault.address.value());
+      spdlog::error(
+          "space {} (pid {}): fault at {:#x}, where the client grew or replaced a mapping "
+          "behind the library's back: SIGBUS",
+          id_.value(), owner_.pid, fault.address.value());
       return Answer::done;
     case EAGAIN:
       return Answer::later;
@@ -352,7 +360,8 @@ AddressSpace::Answer AddressSpace::copy_page(const Vma& vma, PageIndex page, Fau
 AddressSpace::Answer AddressSpace::unprotect_page(const Vma& vma, PageIndex page, Fault& fault) {
   PageCount count = choose_window(vma, page, fault, AccessKind::unprotect);
   for (;;) {
-    // Recorded first: once the protection is lifted the kernel copies at the next write, without a word.
+    // Recorded first: once the protection is lifted the kernel copies at the next write, without a
+    // word.
     record_break(vma, page, count);
     const RangeResult result =
         uffd_.write_unprotect(vma.address_of(page), vma.page_size().bytes(count));
@@ -393,9 +402,10 @@ AddressSpace::Answer AddressSpace::poison(const Vma& vma, PageIndex page, const 
     case 0:
       tally(vma, [](FaultCounters& c) { ++c.poisoned; });
       if (counters_.poisoned <= 16 || std::has_single_bit(counters_.poisoned)) {
-        spdlog::error("space {} (pid {}): page {} of object {} at {:#x} cannot be supplied: {}: SIGBUS",
-                      id_.value(), owner_.pid, page.value(), vma.object->id().value(),
-                      address.value(), reason);
+        spdlog::error(
+            "space {} (pid {}): page {} of object {} at {:#x} cannot be supplied: {}: SIGBUS",
+            id_.value(), owner_.pid, page.value(), vma.object->id().value(), address.value(),
+            reason);
       }
       return Answer::done;
     case EAGAIN:
@@ -409,7 +419,8 @@ AddressSpace::Answer AddressSpace::poison(const Vma& vma, PageIndex page, const 
   }
 }
 
-PageCount AddressSpace::supply(const Vma& vma, PageIndex page, PageCount wanted, const Fault& fault) {
+PageCount AddressSpace::supply(const Vma& vma, PageIndex page, PageCount wanted,
+                               const Fault& fault) {
   const PageCount resident = vma.object->pages().run(page, wanted, memory::PageState::resident);
   if (resident == wanted) return resident;
   ++waiting_;  // for now: the waiter may be called before populate returns
@@ -484,7 +495,8 @@ void AddressSpace::count(const Vma& vma, Fault& fault) {
   });
 }
 
-// --- commands --------------------------------------------------------------------------------------
+// --- commands
+// --------------------------------------------------------------------------------------
 
 Status AddressSpace::map(const MapRequest& request) {
   if (dead_) return fail(ESRCH, "mapping into an address space that is gone");
@@ -494,9 +506,9 @@ Status AddressSpace::map(const MapRequest& request) {
   if (auto registered = uffd_.register_object_range(request.address, request.length); !registered) {
     return registered;
   }
-  // An unmap that freed these very addresses may be under way in another thread of the client, or read
-  // and not yet carried out. Let what was read be carried out before and after the kernel says that
-  // nothing is under way: what comes then is about the new mapping.
+  // An unmap that freed these very addresses may be under way in another thread of the client, or
+  // read and not yet carried out. Let what was read be carried out before and after the kernel says
+  // that nothing is under way: what comes then is about the new mapping.
   host_->ring().poll();
   const int under_way = uffd_.probe();
   if (under_way != 0) return fail(under_way, "waiting for the client's other threads to unmap");
@@ -525,8 +537,8 @@ void AddressSpace::check() {
     return;
   }
   if (state != 0 || departed == 0) return;
-  // No event is under way, so every fork that began before those removals has been read; carried out it
-  // is after this.
+  // No event is under way, so every fork that began before those removals has been read; carried
+  // out it is after this.
   host_->ring().poll();
   departed_.erase(departed_.begin(), departed_.begin() + static_cast<std::ptrdiff_t>(departed));
 }
@@ -601,7 +613,8 @@ Result<VmaSnapshot> AddressSpace::vma_at(Vaddr address) const {
   if (vma == nullptr) {
     return fail(ENOENT, "looking up a mapping at address " + std::to_string(address.value()));
   }
-  VmaSnapshot snapshot{*vma, 0, vma->activity->counters, vma->activity->fault_around.unused_ahead()};
+  VmaSnapshot snapshot{*vma, 0, vma->activity->counters,
+                       vma->activity->fault_around.unused_ahead()};
   if (vma->activity->broken) {
     snapshot.broken = vma->activity->broken->count(vma->first, vma->pages()).value();
   }

@@ -1,25 +1,28 @@
-// One client's address space: its userfaultfd, its VMAs, and the answers to its faults. Must never leave a
-// fault unanswered, and never touch the client's memory itself.
+// One client's address space: its userfaultfd, its VMAs, and the answers to its faults. Must never
+// leave a fault unanswered, and never touch the client's memory itself.
 //
-// Belongs to one worker thread: every function runs there, and nothing here is locked. Other threads reach
-// it by the worker's mailbox.
+// Belongs to one worker thread: every function runs there, and nothing here is locked. Other
+// threads reach it by the worker's mailbox.
 //
 // Life of a fault:
-//   1. A read of the userfaultfd completes with a batch of messages. Whatever else is readable is read too,
+//   1. A read of the userfaultfd completes with a batch of messages. Whatever else is readable is
+//   read too,
 //      and the events among it (fork, unmap, remap, remove) are carried out first, in order.
 //   2. Each fault looks its VMA up and is answered:
 //        shared, any access         the object's page is made resident and mapped     (CONTINUE)
-//        private, read              the same, write-protected                         (CONTINUE + WP)
-//        private, write, unmapped   a copy is installed                               (COPY)
-//        private, write, protected  the break is recorded, the protection lifted      (WRITEPROTECT)
-//      The message's own "missing" or "minor" is not used to decide: between its raising and its reading the
-//      page may have come or gone, and the object's page table says what is true.
-//   3. What cannot be answered yet is kept: a page that is being read from its file comes back through the
+//        private, read              the same, write-protected                         (CONTINUE +
+//        WP) private, write, unmapped   a copy is installed                               (COPY)
+//        private, write, protected  the break is recorded, the protection lifted (WRITEPROTECT)
+//      The message's own "missing" or "minor" is not used to decide: between its raising and its
+//      reading the page may have come or gone, and the object's page table says what is true.
+//   3. What cannot be answered yet is kept: a page that is being read from its file comes back
+//   through the
 //      object's waiter; EAGAIN (an event is under way) comes back with the next event or a timer.
 //   4. What cannot be answered at all is poisoned: SIGBUS in the client, counted and logged.
 //
 // Life of an address space:
-//   live      -> retiring   the daemon stops: what the kernel could not supply by itself is poisoned, the
+//   live      -> retiring   the daemon stops: what the kernel could not supply by itself is
+//   poisoned, the
 //                           ranges are unregistered
 //   live      -> dead       an ioctl said ESRCH: exit, exec or SIGKILL
 //   retiring  -> dead       nothing is registered any more
@@ -54,8 +57,8 @@ struct MapRequest {
   bool writable = false;
 };
 
-// Who an address space belongs to, as far as is known. A fork child's pid is known once it has raised a
-// fault or connected: the kernel's fork event does not tell it.
+// Who an address space belongs to, as far as is known. A fork child's pid is known once it has
+// raised a fault or connected: the kernel's fork event does not tell it.
 struct Owner {
   pid_t pid = 0;  // 0: not known yet
   pid_t parent = 0;
@@ -101,8 +104,8 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace> {
   static constexpr std::size_t kMaxVmas = 65'536;
 
   // beacon: the page that is answered with the space's cookie; nothing where the client has none.
-  AddressSpace(SpaceId id, Owner owner, kernel::Userfaultfd uffd, std::shared_ptr<HandleTable> handles,
-               std::optional<Vaddr> beacon);
+  AddressSpace(SpaceId id, Owner owner, kernel::Userfaultfd uffd,
+               std::shared_ptr<HandleTable> handles, std::optional<Vaddr> beacon);
 
   // Starts listening, on the thread of the host, which it belongs to from now on. Call once, first.
   void start(SpaceHost& host);
@@ -115,8 +118,8 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace> {
   [[nodiscard]] kernel::Userfaultfd::Features features() const { return uffd_.features(); }
 
   // Registers the range and publishes the VMA. Not from within a completion: it lets the ring run.
-  // Errors: ENOMEM too many VMAs; EINVAL, EBUSY and ENOENT of a range that is not the client's mapping of
-  // an object; ESRCH; EAGAIN: an event is under way, ask again a moment later.
+  // Errors: ENOMEM too many VMAs; EINVAL, EBUSY and ENOENT of a range that is not the client's
+  // mapping of an object; ESRCH; EAGAIN: an event is under way, ask again a moment later.
   Status map(const MapRequest& request);
   [[nodiscard]] Result<VmaSnapshot> vma_at(Vaddr address) const;
   [[nodiscard]] SpaceSnapshot snapshot() const;
@@ -125,7 +128,8 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace> {
   void check();
   // The session ended. An address space without mappings has then nobody to serve.
   void session_closed();
-  // One step towards retirement; true when there is nothing left to do. Not from within a completion.
+  // One step towards retirement; true when there is nothing left to do. Not from within a
+  // completion.
   bool retire();
 
   [[nodiscard]] bool dead() const { return dead_; }
@@ -185,7 +189,8 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace> {
   void resume(Fault fault, memory::Supply supply);
   // The answer to an error at the very page that faulted.
   Answer after_error(const Vma& vma, PageIndex page, Fault& fault, int error);
-  PageCount choose_window(const Vma& vma, PageIndex page, const Fault& fault, AccessKind kind) const;
+  PageCount choose_window(const Vma& vma, PageIndex page, const Fault& fault,
+                          AccessKind kind) const;
   void record_break(const Vma& vma, PageIndex first, PageCount count);
   void count(const Vma& vma, Fault& fault);
   void forget(std::vector<Vma> gone);
@@ -203,8 +208,8 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace> {
   SpaceHost* host_ = nullptr;
 
   VmaMap vmas_;
-  // Pieces whose removal was reported while other events may have been under way: a fork that began before
-  // it and is reported after it has them still. Cleared when no event is under way.
+  // Pieces whose removal was reported while other events may have been under way: a fork that began
+  // before it and is reported after it has them still. Cleared when no event is under way.
   std::vector<Vma> departed_;
 
   std::vector<Fault> faults_;    // read, not yet answered

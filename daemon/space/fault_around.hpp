@@ -1,9 +1,10 @@
-// How far around a fault to supply pages: opened by sequential access, closed by random access. Must
-// never look at memory; it sees page numbers only, and is one VMA's.
+// How far around a fault to supply pages: opened by sequential access, closed by random access.
+// Must never look at memory; it sees page numbers only, and is one VMA's.
 //
-// A stream is a run of faults, each at or just behind the end of what the one before was given. A few
-// streams are followed at once, so that threads that each walk an area of their own all count as
-// sequential. A fault that belongs to no stream starts one, in the place of the stream used longest ago.
+// A stream is a run of faults, each at or just behind the end of what the one before was given. A
+// few streams are followed at once, so that threads that each walk an area of their own all count
+// as sequential. A fault that belongs to no stream starts one, in the place of the stream used
+// longest ago.
 #pragma once
 
 #include <array>
@@ -23,8 +24,8 @@ class FaultAround {
 
   // How many pages to supply for a fault at page. The caller then says what it did with installed.
   PageCount window(PageIndex page, AccessKind kind);
-  // The last fault asked about was answered with count pages, the faulting one included. ahead: how many
-  // private copies among them nobody had asked for.
+  // The last fault asked about was answered with count pages, the faulting one included. ahead: how
+  // many private copies among them nobody had asked for.
   void installed(PageIndex page, PageCount count, PageCount ahead);
 
   // Copies made ahead that no later fault showed to be used: an upper bound of the wasted ones.

@@ -22,8 +22,8 @@ Result<std::unique_ptr<FaultWorker>> FaultWorker::create(unsigned index, SpaceRe
   return worker;
 }
 
-FaultWorker::FaultWorker(unsigned index, SpaceRegistry& registry, std::unique_ptr<kernel::Ring> ring,
-                         std::shared_ptr<Mailbox> mailbox)
+FaultWorker::FaultWorker(unsigned index, SpaceRegistry& registry,
+                         std::unique_ptr<kernel::Ring> ring, std::shared_ptr<Mailbox> mailbox)
     : index_(index), registry_(registry), ring_(std::move(ring)), mailbox_(std::move(mailbox)) {}
 
 FaultWorker::~FaultWorker() {
@@ -127,9 +127,10 @@ bool FaultWorker::retire_step() {
     all = space->retire() && all;
   }
   if (!all && std::chrono::steady_clock::now() > retire_by_) {
-    spdlog::error("fault worker {}: clients in the middle of a fork or an unmap did not come to an end "
-                  "of it within {} s; they are left to the kernel",
-                  index_, kRetireWithin.count());
+    spdlog::error(
+        "fault worker {}: clients in the middle of a fork or an unmap did not come to an end "
+        "of it within {} s; they are left to the kernel",
+        index_, kRetireWithin.count());
     return true;
   }
   return all && spaces_.empty();

@@ -1,8 +1,8 @@
-// One thread with one io_uring that serves the userfaultfds of its address spaces. Must never wait for
-// anything but its ring: not for a file, not for a client, not for another worker.
+// One thread with one io_uring that serves the userfaultfds of its address spaces. Must never wait
+// for anything but its ring: not for a file, not for a client, not for another worker.
 //
-// Other threads reach it by its mailbox alone. Letters, sweeps and the reaping of dead spaces run at the top
-// level of its loop, never inside a completion, so that they may let the ring run.
+// Other threads reach it by its mailbox alone. Letters, sweeps and the reaping of dead spaces run
+// at the top level of its loop, never inside a completion, so that they may let the ring run.
 #pragma once
 
 #include <chrono>

@@ -2,7 +2,9 @@
 
 namespace faultline::space {
 
-HandleTable::~HandleTable() { clear(); }
+HandleTable::~HandleTable() {
+  clear();
+}
 
 void HandleTable::clear() {
   std::map<std::uint64_t, OpenObject> last;  // destroyed after the lock is released
@@ -25,7 +27,8 @@ Result<std::uint64_t> HandleTable::add(OpenObject object) {
 Result<OpenObject> HandleTable::find(std::uint64_t handle) const {
   const std::lock_guard lock(mutex_);
   const auto found = open_.find(handle);
-  if (found == open_.end()) return fail(EBADF, "looking up object handle " + std::to_string(handle));
+  if (found == open_.end())
+    return fail(EBADF, "looking up object handle " + std::to_string(handle));
   return found->second;
 }
 

@@ -1,5 +1,6 @@
-// The objects that one address space has open, and with what rights. Must never answer for a handle that
-// the address space was not given. A fork child starts with a copy, as it does with file descriptors.
+// The objects that one address space has open, and with what rights. Must never answer for a handle
+// that the address space was not given. A fork child starts with a copy, as it does with file
+// descriptors.
 //
 // Locking: mutex_ guards everything; leaf lock. Thread-safe.
 #pragma once

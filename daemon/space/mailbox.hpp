@@ -1,8 +1,9 @@
 // How other threads hand work to one worker. Must never run anything itself.
 //
-// post() appends under the mutex and, where the box was empty, signals the eventfd that the worker's ring
-// reads. The worker reads the eventfd first and takes the letters after: a letter posted in between is
-// either taken now or has signalled again, so none is left lying while the worker sleeps.
+// post() appends under the mutex and, where the box was empty, signals the eventfd that the
+// worker's ring reads. The worker reads the eventfd first and takes the letters after: a letter
+// posted in between is either taken now or has signalled again, so none is left lying while the
+// worker sleeps.
 //
 // Locking: mutex_ guards letters_ and closed_; leaf lock.
 #pragma once

@@ -8,7 +8,9 @@ namespace faultline::space {
 
 namespace {
 constexpr std::uint64_t kBits = 64;
-std::uint64_t words_for(PageCount size) { return (size.value() + kBits - 1) / kBits; }
+std::uint64_t words_for(PageCount size) {
+  return (size.value() + kBits - 1) / kBits;
+}
 }  // namespace
 
 Result<PageSet> PageSet::create(PageIndex first, PageCount size) {
@@ -29,7 +31,9 @@ Result<PageSet> PageSet::clone() const {
   return copy;
 }
 
-std::uint64_t* PageSet::words() const { return reinterpret_cast<std::uint64_t*>(words_.data()); }
+std::uint64_t* PageSet::words() const {
+  return reinterpret_cast<std::uint64_t*>(words_.data());
+}
 
 template <typename Visit>
 void PageSet::each_word(PageIndex first, PageCount count, Visit visit) const {
@@ -45,7 +49,9 @@ void PageSet::each_word(PageIndex first, PageCount count, Visit visit) const {
   }
 }
 
-bool PageSet::contains(PageIndex page) const { return count(page, PageCount{1}) == PageCount{1}; }
+bool PageSet::contains(PageIndex page) const {
+  return count(page, PageCount{1}) == PageCount{1};
+}
 
 PageCount PageSet::insert(PageIndex first, PageCount count) {
   std::uint64_t changed = 0;

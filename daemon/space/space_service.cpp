@@ -7,9 +7,12 @@ namespace faultline::space {
 
 namespace {
 
-tl::unexpected<Error> gone_error() { return fail(ESRCH, "reaching an address space that is gone"); }
+tl::unexpected<Error> gone_error() {
+  return fail(ESRCH, "reaching an address space that is gone");
+}
 
-// How long a mapping may wait for the client's other threads to come to the end of a fork or an unmap.
+// How long a mapping may wait for the client's other threads to come to the end of a fork or an
+// unmap.
 constexpr std::chrono::seconds kMapWithin{5};
 
 }  // namespace
@@ -25,7 +28,9 @@ Result<std::unique_ptr<SpaceService>> SpaceService::create(unsigned workers) {
   return service;
 }
 
-SpaceService::~SpaceService() { stop(); }
+SpaceService::~SpaceService() {
+  stop();
+}
 
 void SpaceService::stop() {
   for (auto& worker : workers_) worker->begin_stop();
@@ -61,7 +66,8 @@ std::size_t SpaceService::space_count() const {
 
 void SpaceService::attach_new(UniqueFd userfaultfd, Owner owner, Vaddr beacon,
                               Callback<SpaceRef> done) {
-  // On a worker, because the ioctls wait for the client's memory map, which the client can hold long.
+  // On a worker, because the ioctls wait for the client's memory map, which the client can hold
+  // long.
   FaultWorker& worker = *workers_.front();
   auto fd = std::make_shared<UniqueFd>(std::move(userfaultfd));
   worker.post([this, fd, owner, beacon, done = std::move(done)] {
@@ -106,7 +112,8 @@ Result<SpaceRef> SpaceService::attach_forked(const wire::Cookie& cookie, Owner o
 
 void SpaceService::map(const SpaceRef& ref, MapRequest request, std::function<void(Status)> done) {
   const auto give_up = std::chrono::steady_clock::now() + kMapWithin;
-  ref.worker->post([weak = ref.space, request = std::move(request), done = std::move(done), give_up] {
+  ref.worker->post([weak = ref.space, request = std::move(request), done = std::move(done),
+                    give_up] {
     const auto space = weak.lock();
     if (!space) {
       done(gone_error());

@@ -1,5 +1,5 @@
-// All address spaces and the workers that serve them, as the server uses them. Must never be called from a
-// worker's thread where it says that it blocks.
+// All address spaces and the workers that serve them, as the server uses them. Must never be called
+// from a worker's thread where it says that it blocks.
 //
 // Answers come by callback, on the thread of the worker that has them.
 //
@@ -34,8 +34,8 @@ class SpaceService final : public SpaceRegistry {
   template <typename T>
   using Callback = std::function<void(Result<T>)>;
 
-  // Takes a userfaultfd that a client made. Errors: as Userfaultfd::adopt; EINVAL and others where the
-  // beacon is not a page of anonymous memory of the client's.
+  // Takes a userfaultfd that a client made. Errors: as Userfaultfd::adopt; EINVAL and others where
+  // the beacon is not a page of anonymous memory of the client's.
   void attach_new(UniqueFd userfaultfd, Owner owner, Vaddr beacon, Callback<SpaceRef> done);
   // Finds the space of a fork child. Errors: ENOENT no such cookie; EACCES another uid's.
   Result<SpaceRef> attach_forked(const wire::Cookie& cookie, Owner owner);

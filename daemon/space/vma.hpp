@@ -28,12 +28,13 @@ struct FaultCounters {
   std::uint64_t poisoned = 0;
 };
 
-// What happened in a mapping since it was made. The pieces that an unmap cuts it into go on sharing it.
+// What happened in a mapping since it was made. The pieces that an unmap cuts it into go on sharing
+// it.
 struct VmaActivity {
   FaultCounters counters;
   FaultAround fault_around;
-  // Pages that are, or may by now be, this address space's own: recorded before the client can write.
-  // Made at the first break.
+  // Pages that are, or may by now be, this address space's own: recorded before the client can
+  // write. Made at the first break.
   std::optional<PageSet> broken;
   // The pages that broken is numbered over.
   PageIndex first;

@@ -1,5 +1,5 @@
-// The VMAs of one address space: disjoint half-open intervals in order. Must never hold two that overlap.
-// Not thread-safe: its address space's worker alone uses it.
+// The VMAs of one address space: disjoint half-open intervals in order. Must never hold two that
+// overlap. Not thread-safe: its address space's worker alone uses it.
 #pragma once
 
 #include <map>

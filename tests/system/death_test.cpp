@@ -20,8 +20,8 @@ std::size_t spaces_in(const Daemon& daemon) {
 
 // A client of its own, not this process's connection carried over a fork.
 int fresh_client(const std::string& socket, const std::function<int(fl_client*)>& body) {
-  // The fork child's first call would attach to its parent's space; another path to the same socket is
-  // another connection.
+  // The fork child's first call would attach to its parent's space; another path to the same socket
+  // is another connection.
   const std::string other = socket.substr(0, socket.rfind('/')) + "/./faultlined.sock";
   fl_client* client = nullptr;
   if (fl_connect(other.c_str(), &client) != 0) return 90;
@@ -35,7 +35,8 @@ TEST_F(Death, KilledWhileMappedReleasesEverythingWithinASecond) {
     Gate ready;
     Child child([&] {
       return fresh_client(daemon_.socket(), [&](fl_client* client) {
-        const auto memory = map(create(client, 64 * kPage), 64 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
+        const auto memory =
+            map(create(client, 64 * kPage), 64 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
         for (std::size_t page = 0; page < 64; ++page) memory[page * kPage] = kOne;
         ready.open();
         ::pause();
@@ -90,7 +91,8 @@ TEST_F(Death, AConnectionThatSaysNothingIsHeldOnlySoLong) {
   address.sun_family = AF_UNIX;
   daemon_.socket().copy(address.sun_path, sizeof(address.sun_path) - 1);
   const UniqueFd silent{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)};
-  ASSERT_EQ(::connect(silent.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  ASSERT_EQ(::connect(silent.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)),
+            0);
   EXPECT_TRUE(eventually([&] { return daemon_.open_descriptors() == descriptors + 1; }));
   char byte = 0;
   EXPECT_EQ(::recv(silent.get(), &byte, 1, 0), 0) << "the daemon closes it";

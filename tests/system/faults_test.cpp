@@ -239,7 +239,8 @@ TEST_F(Faults, ReadersAndAPrivateWriterRacingOnOnePageAllGoOn) {
   }
 }
 
-// The client's own mprotect cuts its mapping into several of the kernel's VMAs, which one ioctl may not span.
+// The client's own mprotect cuts its mapping into several of the kernel's VMAs, which one ioctl may
+// not span.
 TEST_F(Faults, SequentialAccessCrossesTheClientsOwnMprotect) {
   fl_object* object = create(client_, 256 * kPage);
   const auto memory = map(object, 256 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
@@ -249,8 +250,8 @@ TEST_F(Faults, SequentialAccessCrossesTheClientsOwnMprotect) {
   for (std::size_t page = 0; page < 256; ++page) ASSERT_EQ(memory[page * kPage], std::byte{0});
 }
 
-// Sequential private writes open a window of copies; a random write closes it, and what was copied ahead
-// for nothing is counted.
+// Sequential private writes open a window of copies; a random write closes it, and what was copied
+// ahead for nothing is counted.
 TEST_F(Faults, CopiesAheadAreCountedWhereTheyWereNotUsed) {
   fl_object* object = create(client_, 2048 * kPage);
   const auto view = map(object, 2048 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
@@ -265,7 +266,8 @@ TEST_F(Faults, CopiesAheadAreCountedWhereTheyWereNotUsed) {
 TEST_F(Faults, ManyMappingsOfOneObjectInOneProcess) {
   fl_object* object = create(client_, 4 * kPage);
   std::vector<std::span<std::byte>> views;
-  for (int i = 0; i < 1200; ++i) views.push_back(map(object, kPage, FL_MAP_SHARED | FL_MAP_WRITE, kPage));
+  for (int i = 0; i < 1200; ++i)
+    views.push_back(map(object, kPage, FL_MAP_SHARED | FL_MAP_WRITE, kPage));
   views.front()[7] = kTwo;
   for (const auto& view : views) ASSERT_EQ(view[7], kTwo);
   fl_stats stats{};
@@ -279,7 +281,8 @@ TEST_F(Faults, AnUnmappedPartIsGoneAndTheRestStays) {
   const auto memory = map(object, 30 * kPage, FL_MAP_SHARED);
   ASSERT_EQ(fl_unmap(client_, memory.data() + 10 * kPage, 10 * kPage), 0) << fl_last_error();
   EXPECT_EQ(std::memcmp(memory.data(), file.bytes().data(), 10 * kPage), 0);
-  EXPECT_EQ(std::memcmp(memory.data() + 20 * kPage, file.bytes().data() + 20 * kPage, 10 * kPage), 0);
+  EXPECT_EQ(std::memcmp(memory.data() + 20 * kPage, file.bytes().data() + 20 * kPage, 10 * kPage),
+            0);
   EXPECT_TRUE(in_child([&] { return static_cast<int>(memory[15 * kPage]); }).killed_by(SIGSEGV));
   fl_stats stats{};
   EXPECT_EQ(fl_mapping_stats(client_, memory.data() + 15 * kPage, &stats), -ENOENT);
@@ -302,7 +305,9 @@ TEST_F(Faults, APunchedHoleIsSuppliedAnew) {
   const auto first = map(object, 8 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
   first[kPage] = kOne;
   ASSERT_EQ(::fallocate(fl_object_fd(object), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-                        static_cast<off_t>(8 * kPage)), 0) << std::strerror(errno);
+                        static_cast<off_t>(8 * kPage)),
+            0)
+      << std::strerror(errno);
   EXPECT_EQ(first[kPage], std::byte{0});
   const auto second = map(object, 8 * kPage, FL_MAP_SHARED);
   EXPECT_EQ(second[kPage], std::byte{0});

@@ -1,7 +1,7 @@
-// Fork: the child, and its children, are served from their first instruction, and each sees what fork(2)
-// promises: shared memory shared, private memory its own.
-#include <signal.h>
+// Fork: the child, and its children, are served from their first instruction, and each sees what
+// fork(2) promises: shared memory shared, private memory its own.
 #include <sched.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -57,7 +57,7 @@ TEST_F(Fork, AChildMadeByARawCloneIsServed) {
 TEST_F(Fork, PrivatePagesPartAtEachSidesWrite) {
   fl_object* object = create(client_, 4 * kPage);
   const auto view = map(object, 4 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
-  view[0] = kParent;           // private before the fork
+  view[0] = kParent;                     // private before the fork
   EXPECT_EQ(view[kPage], std::byte{0});  // mapped, clean
   Gate parent_wrote;
   Child child([&] {
@@ -154,8 +154,8 @@ TEST_F(Fork, ChildrenThatExitAtOnceLeaveNothingBehind) {
       << daemon_.open_descriptors() << " descriptors, " << before << " before";
 }
 
-// The unmap of one thread is reported after the fork of another although it came before: whatever order
-// the kernel reports them in, the child has what it had at its fork.
+// The unmap of one thread is reported after the fork of another although it came before: whatever
+// order the kernel reports them in, the child has what it had at its fork.
 TEST_F(Fork, UnmapsAndForksThatOvertakeEachOtherLeaveTheChildItsMappings) {
   const PatternFile file(64 * kPage);
   fl_object* object = create_from(client_, file.fd());

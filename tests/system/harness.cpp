@@ -37,7 +37,8 @@ sockaddr_un address_of(const std::string& path) {
 
 }  // namespace
 
-// --- the daemon ------------------------------------------------------------------------------------
+// --- the daemon
+// ------------------------------------------------------------------------------------
 
 Daemon::Daemon(std::vector<std::string> options, uid_t uid)
     : directory_(make_directory()), socket_((directory_ / "run" / "faultlined.sock").string()) {
@@ -66,7 +67,8 @@ Daemon::Daemon(std::vector<std::string> options, uid_t uid)
     ::dup2(log, STDOUT_FILENO);
     ::dup2(log, STDERR_FILENO);
     ::setenv("NOTIFY_SOCKET", notify_path.c_str(), 1);
-    if (uid != 0 && (::setresgid(uid, uid, uid) != 0 || ::setresuid(uid, uid, uid) != 0)) ::_exit(126);
+    if (uid != 0 && (::setresgid(uid, uid, uid) != 0 || ::setresuid(uid, uid, uid) != 0))
+      ::_exit(126);
     ::execv(FAULTLINED_BINARY, arguments.data());
     ::_exit(127);
   }
@@ -140,14 +142,20 @@ std::size_t Daemon::open_descriptors() const {
   return static_cast<std::size_t>(std::distance(begin(fds), end(fds)));
 }
 
-// --- processes -------------------------------------------------------------------------------------
+// --- processes
+// -------------------------------------------------------------------------------------
 
-bool Outcome::exited(int code) const { return WIFEXITED(status) && WEXITSTATUS(status) == code; }
-bool Outcome::killed_by(int signal) const { return WIFSIGNALED(status) && WTERMSIG(status) == signal; }
+bool Outcome::exited(int code) const {
+  return WIFEXITED(status) && WEXITSTATUS(status) == code;
+}
+bool Outcome::killed_by(int signal) const {
+  return WIFSIGNALED(status) && WTERMSIG(status) == signal;
+}
 
 std::ostream& operator<<(std::ostream& out, const Outcome& outcome) {
   if (WIFEXITED(outcome.status)) return out << "exited with " << WEXITSTATUS(outcome.status);
-  if (WIFSIGNALED(outcome.status)) return out << "killed by " << ::strsignal(WTERMSIG(outcome.status));
+  if (WIFSIGNALED(outcome.status))
+    return out << "killed by " << ::strsignal(WTERMSIG(outcome.status));
   return out << "wait status " << outcome.status;
 }
 
@@ -177,7 +185,9 @@ Child::~Child() {
   wait();
 }
 
-void Child::kill(int signal) const { ::kill(pid_, signal); }
+void Child::kill(int signal) const {
+  ::kill(pid_, signal);
+}
 
 Outcome Child::wait() {
   Outcome outcome;
@@ -194,7 +204,9 @@ Gate::Gate() {
   write_ = UniqueFd{fds[1]};
 }
 
-void Gate::open() const { EXPECT_EQ(::write(write_.get(), "x", 1), 1) << std::strerror(errno); }
+void Gate::open() const {
+  EXPECT_EQ(::write(write_.get(), "x", 1), 1) << std::strerror(errno);
+}
 
 bool Gate::pass() const {
   char byte = 0;
@@ -210,7 +222,8 @@ bool eventually(const std::function<bool()>& condition, std::chrono::millisecond
   return true;
 }
 
-// --- the client side -------------------------------------------------------------------------------
+// --- the client side
+// -------------------------------------------------------------------------------
 
 fl_client* connect(const std::string& socket) {
   fl_client* client = nullptr;
@@ -282,6 +295,8 @@ void SystemTest::SetUp() {
   ASSERT_NE(client_, nullptr);
 }
 
-void SystemTest::TearDown() { fl_disconnect(client_); }
+void SystemTest::TearDown() {
+  fl_disconnect(client_);
+}
 
 }  // namespace faultline::testing

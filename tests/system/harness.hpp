@@ -1,5 +1,5 @@
-// Verbs for tests against a real daemon: start it, ask it, run code in other processes, wait for a state.
-// Must never hide a failure: what cannot be set up fails the test in words.
+// Verbs for tests against a real daemon: start it, ask it, run code in other processes, wait for a
+// state. Must never hide a failure: what cannot be set up fails the test in words.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -21,7 +21,8 @@ namespace faultline::testing {
 
 inline constexpr std::size_t kPage = 4096;
 
-// A faultlined of the test's own, in a directory of its own. Stopped with SIGTERM, and it must exit 0.
+// A faultlined of the test's own, in a directory of its own. Stopped with SIGTERM, and it must exit
+// 0.
 class Daemon {
  public:
   explicit Daemon(std::vector<std::string> options = {}, uid_t uid = 0);
@@ -48,7 +49,8 @@ class Daemon {
   bool ready_ = false;
 };
 
-// What a child process came to: how waitpid(2) tells it, in words that a failed expectation can show.
+// What a child process came to: how waitpid(2) tells it, in words that a failed expectation can
+// show.
 struct Outcome {
   int status = 0;
   [[nodiscard]] bool exited(int code) const;
@@ -72,7 +74,9 @@ class Child {
  private:
   pid_t pid_;
 };
-inline Outcome in_child(const std::function<int()>& body) { return Child(body).wait(); }
+inline Outcome in_child(const std::function<int()>& body) {
+  return Child(body).wait();
+}
 
 // One byte across, each way to be used once or more: how processes of a test take turns.
 class Gate {
@@ -87,8 +91,8 @@ class Gate {
   UniqueFd write_;
 };
 
-// Until the condition holds; false after the time given. For what the daemon does by itself, and only
-// shows when asked.
+// Until the condition holds; false after the time given. For what the daemon does by itself, and
+// only shows when asked.
 bool eventually(const std::function<bool()>& condition,
                 std::chrono::milliseconds within = std::chrono::milliseconds(3000));
 
@@ -96,7 +100,8 @@ bool eventually(const std::function<bool()>& condition,
 fl_client* connect(const std::string& socket);
 fl_object* create(fl_client* client, std::size_t bytes, const char* name = nullptr,
                   std::uint32_t mode = 0600);
-fl_object* create_from(fl_client* client, int file, std::size_t bytes = 0, const char* name = nullptr);
+fl_object* create_from(fl_client* client, int file, std::size_t bytes = 0,
+                       const char* name = nullptr);
 std::span<std::byte> map(fl_object* object, std::size_t bytes, std::uint32_t flags,
                          std::uint64_t offset = 0);
 fl_stats stats_of(fl_client* client, const void* address);

@@ -54,7 +54,8 @@ TEST(Shutdown, UnderAFaultStormLeavesNoClientBlocked) {
         // Ends in SIGBUS, or in an error of the library once the daemon is gone; never blocked.
         for (;;) {
           void* address = nullptr;
-          if (fl_map(object, 0, 4096 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE, &address) != 0) return 0;
+          if (fl_map(object, 0, 4096 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE, &address) != 0)
+            return 0;
           auto* bytes = static_cast<std::byte*>(address);
           for (std::size_t page = 0; page < 4096; ++page) {
             if (bytes[page * kPage + 1] != file.bytes()[page * kPage + 1]) return 7;
@@ -76,7 +77,8 @@ TEST(Shutdown, UnderAFaultStormLeavesNoClientBlocked) {
 
 TEST(Shutdown, ASecondDaemonOnTheSameSocketIsRefusedAndAStaleSocketIsReplaced) {
   Daemon daemon;
-  const std::string command = std::string(FAULTLINED_BINARY) + " --socket " + daemon.socket() + " 2>&1";
+  const std::string command =
+      std::string(FAULTLINED_BINARY) + " --socket " + daemon.socket() + " 2>&1";
   FILE* second = ::popen(command.c_str(), "r");
   std::string text(4096, '\0');
   text.resize(::fread(text.data(), 1, text.size(), second));

@@ -13,7 +13,8 @@
 namespace faultline::memory {
 namespace {
 
-ObjectSpec named(const std::string& name, std::uint64_t bytes, uid_t uid = 1000, mode_t mode = 0640) {
+ObjectSpec named(const std::string& name, std::uint64_t bytes, uid_t uid = 1000,
+                 mode_t mode = 0640) {
   ObjectSpec spec;
   spec.name = name;
   spec.uid = uid;
@@ -40,8 +41,9 @@ TEST(ObjectDirectory, OpensByOwnerGroupAndMode) {
 
 TEST(ObjectDirectory, RefusesNamesThatAreTooLongOrOdd) {
   ObjectDirectory directory{ObjectLimits{}};
-  for (const std::string& bad : {std::string(129, 'a'), std::string("a/b"), std::string(".hidden"),
-                                 std::string("tab\there"), std::string("nul\0l", 5), std::string("\xc3\xa4")}) {
+  for (const std::string& bad :
+       {std::string(129, 'a'), std::string("a/b"), std::string(".hidden"), std::string("tab\there"),
+        std::string("nul\0l", 5), std::string("\xc3\xa4")}) {
     EXPECT_EQ(code(directory.create(named(bad, 4096))), EINVAL) << bad;
   }
   EXPECT_EQ(code(directory.create(named(std::string(128, 'a'), 4096))), 0);
@@ -74,7 +76,8 @@ TEST(Memfd, ItsReadOnlyDescriptorCannotWriteAndItsSizeIsSealed) {
   auto memfd = kernel::Memfd::create("test", ByteCount{8192});
   ASSERT_TRUE(memfd) << memfd.error().message();
   EXPECT_EQ(::pwrite(memfd->read_only_fd(), "x", 1, 0), -1);
-  EXPECT_EQ(::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, memfd->read_only_fd(), 0), MAP_FAILED);
+  EXPECT_EQ(::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, memfd->read_only_fd(), 0),
+            MAP_FAILED);
   EXPECT_EQ(::ftruncate(memfd->writable_fd(), 4096), -1);
   EXPECT_EQ(::ftruncate(memfd->writable_fd(), 16384), -1);
   EXPECT_EQ(::fcntl(memfd->writable_fd(), F_ADD_SEALS, F_SEAL_WRITE), -1);

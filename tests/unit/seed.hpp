@@ -1,4 +1,5 @@
-// The seed of a randomized test: from $FAULTLINE_SEED, else fresh; printed, so that a failure replays.
+// The seed of a randomized test: from $FAULTLINE_SEED, else fresh; printed, so that a failure
+// replays.
 #pragma once
 
 #include <cstdint>

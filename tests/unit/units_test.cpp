@@ -9,9 +9,13 @@ namespace faultline {
 namespace {
 
 template <typename A, typename B>
-concept Addable = requires(A a, B b) { a + b; };
+concept Addable = requires(A a, B b) {
+  a + b;
+};
 template <typename A, typename B>
-concept Comparable = requires(A a, B b) { a == b; };
+concept Comparable = requires(A a, B b) {
+  a == b;
+};
 
 static_assert(Addable<Vaddr, ByteCount>);
 static_assert(Addable<PageIndex, PageCount>);

@@ -19,7 +19,9 @@ std::shared_ptr<memory::MemoryObject> object_of(std::uint64_t pages) {
   return *object;
 }
 
-Vaddr address(std::uint64_t page) { return Vaddr{page * 4096}; }
+Vaddr address(std::uint64_t page) {
+  return Vaddr{page * 4096};
+}
 
 Vma vma(const std::shared_ptr<memory::MemoryObject>& object, std::uint64_t start, std::uint64_t end,
         std::uint64_t first) {
@@ -73,7 +75,8 @@ TEST(VmaMap, AgreesWithAPagewiseModelUnderRandomInsertsAndRemovals) {
       for (std::uint64_t p = start; p < end; ++p) model[p] = first + p - start;
     } else {
       std::uint64_t removed = 0;
-      for (const Vma& piece : map.remove(address(start), address(end))) removed += piece.pages().value();
+      for (const Vma& piece : map.remove(address(start), address(end)))
+        removed += piece.pages().value();
       std::uint64_t expected = 0;
       for (std::uint64_t p = start; p < end; ++p) expected += model.erase(p);
       ASSERT_EQ(removed, expected) << "step " << step;

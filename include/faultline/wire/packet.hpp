@@ -48,8 +48,9 @@ inline int send_packet(int socket, std::span<const std::byte> bytes, std::span<c
   }
 }
 
-// Returns 0 or an errno: EPIPE at the end of the connection, EMSGSIZE for a packet that is longer than
-// kMaxPacket, EBADMSG where more descriptors came than a packet may carry or the kernel had to drop some.
+// Returns 0 or an errno: EPIPE at the end of the connection, EMSGSIZE for a packet that is longer
+// than kMaxPacket, EBADMSG where more descriptors came than a packet may carry or the kernel had to
+// drop some.
 inline int receive_packet(int socket, Packet& packet) {
   alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int) * kMaxFds)> control{};
   packet.bytes.resize(kMaxPacket);

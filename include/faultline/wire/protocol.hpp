@@ -1,17 +1,19 @@
-// What daemon and library say to each other over the control socket: fixed-size records, one request
-// or reply a SOCK_SEQPACKET packet. Must never hold a pointer, and never be trusted by the receiver:
-// every field is hostile until it has been checked.
+// What daemon and library say to each other over the control socket: fixed-size records, one
+// request or reply a SOCK_SEQPACKET packet. Must never hold a pointer, and never be trusted by the
+// receiver: every field is hostile until it has been checked.
 //
 // Life of a connection:
-//   1. hello: the client says its version; the daemon answers with its limits and, where it may, with an
+//   1. hello: the client says its version; the daemon answers with its limits and, where it may,
+//   with an
 //      open /dev/userfaultfd, from which the client makes its userfaultfd without any privilege.
 //   2. attach_new: the client sends that userfaultfd and the address of its beacon page. The daemon
 //      initialises it and owns it from then on.
-//      attach_forked: a fork child, whose userfaultfd the kernel already gave to the daemon, sends the
-//      cookie it read from its own beacon page. Only that address space can have read it.
+//      attach_forked: a fork child, whose userfaultfd the kernel already gave to the daemon, sends
+//      the cookie it read from its own beacon page. Only that address space can have read it.
 //   3. requests, one at a time, each answered by one reply with the same cookie.
 //
-// Versioning: kVersion changes with any change of layout; the daemon refuses another version in words.
+// Versioning: kVersion changes with any change of layout; the daemon refuses another version in
+// words.
 #pragma once
 
 #include <array>
@@ -117,8 +119,8 @@ struct ObjectOpenRequest {
 struct ObjectReply {  // + the memfd, read-only where access says so
   std::uint64_t handle = 0;
   std::uint64_t object_id = 0;
-  std::uint64_t size = 0;         // bytes, a multiple of page_size
-  std::uint64_t content_size = 0; // bytes that were asked for
+  std::uint64_t size = 0;          // bytes, a multiple of page_size
+  std::uint64_t content_size = 0;  // bytes that were asked for
   std::uint32_t page_size = 0;
   Access access{};
   std::uint32_t from_file = 0;
@@ -162,8 +164,8 @@ struct MappingStatsRequest {
   std::uint64_t address = 0;
 };
 struct Stats {
-  std::uint64_t start = 0;  // of the mapping; 0 for a process
-  std::uint64_t length = 0; // of the mapping, or of all mappings together
+  std::uint64_t start = 0;   // of the mapping; 0 for a process
+  std::uint64_t length = 0;  // of the mapping, or of all mappings together
   std::uint64_t mappings = 0;
   std::uint64_t resident_bytes = 0;
   std::uint64_t shared_bytes = 0;

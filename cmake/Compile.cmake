@@ -1,0 +1,15 @@
+# How every target of ours is compiled: link faultline::compile privately.
+add_library(faultline_compile INTERFACE)
+add_library(faultline::compile ALIAS faultline_compile)
+target_compile_options(faultline_compile INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wundef -Werror
+  $<$<COMPILE_LANGUAGE:CXX>:-Wold-style-cast -Wnon-virtual-dtor -Woverloaded-virtual>)
+target_compile_definitions(faultline_compile INTERFACE FAULTLINE_VERSION="${PROJECT_VERSION}")
+target_include_directories(faultline_compile INTERFACE
+  ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/include)
+
+if(FAULTLINE_SANITIZE)
+  add_compile_options(-fsanitize=${FAULTLINE_SANITIZE} -fno-omit-frame-pointer
+                      -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${FAULTLINE_SANITIZE})
+endif()
