@@ -201,6 +201,7 @@ void AddressSpace::answer_faults() {
       case Answer::done:
         break;
       case Answer::later:
+        fault.again = true;
         deferred_.push_back(fault);
         break;
       case Answer::dead:
@@ -251,6 +252,12 @@ AddressSpace::Answer AddressSpace::answer_beacon(const Fault& fault) {
 }
 
 AddressSpace::Answer AddressSpace::answer_unknown(const Fault& fault) {
+  if (fault.again) {
+    // It was read before its mapping went. Its thread may be long gone, and a new mapping may be in
+    // the making at these addresses. Whoever is still asleep there is woken and faults afresh.
+    uffd_.wake(fault.address, kBasePage.bytes());
+    return Answer::done;
+  }
   // Mostly an unmap that overtook the fault: nothing is registered there, and once woken the thread
   // gets its SIGSEGV from the kernel. What is registered and yet unknown to us cannot be supplied.
   const RangeResult result = uffd_.poison_range(fault.address, kBasePage.bytes());
@@ -437,6 +444,7 @@ PageCount AddressSpace::supply(const Vma& vma, PageIndex page, PageCount wanted,
 
 void AddressSpace::resume(Fault fault, Supply supply) {
   --waiting_;
+  fault.again = true;
   if (dead_) return;
   if (supply == Supply::failed) {
     const Vma* vma = vmas_.find(fault.address);

@@ -144,6 +144,7 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace> {
     bool write_protect = false;
     bool minor = false;
     bool counted = false;
+    bool again = false;  // it could not be answered when it was read
     bool alone = false;  // ask for this page only: a read of more had failed
     unsigned attempts = 0;
   };
