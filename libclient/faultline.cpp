@@ -7,11 +7,11 @@
 
 #include <array>
 #include <bit>
-#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <string_view>
 
+#include "faultline/wire/socket_path.hpp"
 #include "libclient/fork.hpp"
 
 using faultline::UniqueFd;
@@ -45,17 +45,6 @@ static_assert(FL_READ_ONLY == static_cast<unsigned>(wire::Access::read_only) &&
 
 void require(bool condition, const char* what) {
   if (!condition) throw Failure(EINVAL, what);
-}
-
-std::string default_socket_path() {
-  if (const char* path = std::getenv("FAULTLINE_SOCKET"); path != nullptr && *path != '\0')
-    return path;
-  if (const char* runtime = std::getenv("XDG_RUNTIME_DIR");
-      runtime != nullptr && *runtime != '\0') {
-    std::string own = std::string(runtime) + "/faultline/faultlined.sock";
-    if (::access(own.c_str(), W_OK) == 0) return own;
-  }
-  return "/run/faultline/faultlined.sock";
 }
 
 wire::Name wire_name(const char* name) {
@@ -153,7 +142,7 @@ int fl_connect(const char* socket_path, fl_client** client) {
   return guarded([&] {
     require(client != nullptr, "fl_connect without a place for the client");
     *client = nullptr;
-    const std::string path = socket_path != nullptr ? socket_path : default_socket_path();
+    const std::string path = socket_path != nullptr ? socket_path : wire::client_socket_path();
     *client =
         std::make_unique<fl_client>(fl_client{faultline::client::connection_to(path)}).release();
   });

@@ -9,8 +9,10 @@ PageCount FaultAround::window(PageIndex page, AccessKind kind) {
   std::size_t oldest = 0;
   for (std::size_t i = 0; i < kStreams; ++i) {
     Stream& stream = streams_.at(i);
-    // "Just behind" leaves room for a walker that skips a few pages, and for threads that overtake.
-    if (stream.kind == kind && page >= stream.expected && page < stream.expected + stream.window) {
+    // A page read ahead in vain costs a page table entry, a page copied ahead in vain costs the
+    // page: a reader may skip some, a writer may not.
+    const PageCount reach = kind == AccessKind::read ? stream.window : PageCount{1};
+    if (stream.kind == kind && page >= stream.expected && page < stream.expected + reach) {
       stream.window = std::min(PageCount{stream.window.value() * kGrowth}, kMaxWindow);
       stream.ahead = PageCount{0};
       stream.used_at = clock_;

@@ -1,10 +1,10 @@
 // How far around a fault to supply pages: opened by sequential access, closed by random access.
 // Must never look at memory; it sees page numbers only, and is one VMA's.
 //
-// A stream is a run of faults, each at or just behind the end of what the one before was given. A
-// few streams are followed at once, so that threads that each walk an area of their own all count
-// as sequential. A fault that belongs to no stream starts one, in the place of the stream used
-// longest ago.
+// A stream is a run of faults of one kind, each at the end of what the one before was given, or,
+// for reads, within another window behind it. A few streams are followed at once, so that threads
+// that each walk an area of their own all count as sequential. A fault that belongs to no stream
+// starts one, in the place of the stream used longest ago.
 #pragma once
 
 #include <array>

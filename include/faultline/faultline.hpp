@@ -1,0 +1,193 @@
+// libfaultline in C++20: the functions of faultline.h as owning, move-only types. Header only.
+//
+// Every function throws faultline::error where the C function fails, unless it is noexcept; it is
+// as thread-safe, and blocks as long, as the C function. A default-constructed or moved-from object
+// owns nothing, and only assignment, destruction and operator bool may be used on it.
+#ifndef FAULTLINE_FAULTLINE_HPP
+#define FAULTLINE_FAULTLINE_HPP
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include "faultline/faultline.h"
+
+namespace faultline {
+
+// code() is the errno in std::generic_category; what() tells what was attempted, on what, and why.
+class error : public std::system_error {
+ public:
+  error(int code, const char* text)
+      : std::system_error(code, std::generic_category()), text_(text) {}
+  [[nodiscard]] const char* what() const noexcept override { return text_.c_str(); }
+
+ private:
+  std::string text_;
+};
+
+namespace detail {
+inline void check(int result) {
+  if (result < 0) throw error(-result, fl_last_error());
+}
+struct disconnect {
+  void operator()(fl_client* client) const noexcept { (void)fl_disconnect(client); }
+};
+struct close_object {
+  void operator()(fl_object* object) const noexcept { (void)fl_object_close(object); }
+};
+}  // namespace detail
+
+enum class access : std::uint32_t { read_only = FL_READ_ONLY, read_write = FL_READ_WRITE };
+enum class sharing : std::uint32_t { shared = FL_MAP_SHARED, private_copy = FL_MAP_PRIVATE };
+enum class protection : std::uint32_t { read = 0, read_write = FL_MAP_WRITE };
+
+// A mapped range of this process; unmapped when it goes. A fork child owns its own copy of every
+// mapping.
+class mapping {
+ public:
+  mapping() = default;
+  mapping(mapping&& other) noexcept
+      : client_(std::move(other.client_)), bytes_(std::exchange(other.bytes_, {})) {}
+  mapping& operator=(mapping&& other) noexcept {
+    if (this != &other) {
+      reset();
+      client_ = std::move(other.client_);
+      bytes_ = std::exchange(other.bytes_, {});
+    }
+    return *this;
+  }
+  ~mapping() { reset(); }
+
+  explicit operator bool() const noexcept { return !bytes_.empty(); }
+  [[nodiscard]] std::byte* data() const noexcept { return bytes_.data(); }
+  [[nodiscard]] std::size_t size() const noexcept { return bytes_.size(); }
+  // Storing through it where the mapping is read-only raises SIGSEGV.
+  [[nodiscard]] std::span<std::byte> bytes() const noexcept { return bytes_; }
+  // The mapping as an array of T, as many as fit; T must be a type for which any bytes are a value.
+  template <typename T>
+  [[nodiscard]] std::span<T> as() const noexcept {
+    return {reinterpret_cast<T*>(bytes_.data()), bytes_.size() / sizeof(T)};
+  }
+  [[nodiscard]] fl_stats stats() const {
+    fl_stats stats{};
+    detail::check(fl_mapping_stats(client_.get(), bytes_.data(), &stats));
+    return stats;
+  }
+  void reset() noexcept {
+    if (!bytes_.empty()) (void)fl_unmap(client_.get(), bytes_.data(), bytes_.size());
+    bytes_ = {};
+    client_.reset();
+  }
+
+ private:
+  friend class object;
+  mapping(std::shared_ptr<fl_client> client, std::span<std::byte> bytes)
+      : client_(std::move(client)), bytes_(bytes) {}
+
+  std::shared_ptr<fl_client> client_;
+  std::span<std::byte> bytes_;
+};
+
+// An open memory object; closed when it goes. Its mappings stay.
+class object {
+ public:
+  object() = default;
+
+  explicit operator bool() const noexcept { return object_ != nullptr; }
+  // [offset, offset + length) of it; a length of nothing: to its end. Bytes, multiples of the page
+  // size.
+  [[nodiscard]] mapping map(sharing kind, protection rights = protection::read_write,
+                            std::uint64_t offset = 0,
+                            std::optional<std::size_t> length = std::nullopt) const {
+    const std::uint64_t size = info().size;
+    const std::size_t bytes = length.value_or(size > offset ? size - offset : 0);
+    void* address = nullptr;
+    detail::check(fl_map(object_.get(), offset, bytes,
+                         static_cast<std::uint32_t>(kind) | static_cast<std::uint32_t>(rights),
+                         &address));
+    return mapping{client_, {static_cast<std::byte*>(address), bytes}};
+  }
+  [[nodiscard]] fl_object_info info() const {
+    fl_object_info info{};
+    detail::check(fl_object_stat(object_.get(), &info));
+    return info;
+  }
+  // The memfd; it stays the library's.
+  [[nodiscard]] int fd() const noexcept { return fl_object_fd(object_.get()); }
+  [[nodiscard]] fl_object* get() const noexcept { return object_.get(); }
+
+ private:
+  friend class client;
+  object(std::shared_ptr<fl_client> client, fl_object* opened)
+      : client_(std::move(client)), object_(opened) {}
+
+  std::shared_ptr<fl_client> client_;
+  std::unique_ptr<fl_object, detail::close_object> object_;
+};
+
+// What an object is made of, for client::create.
+struct object_spec {
+  std::string name{};    // empty: anonymous
+  std::uint64_t size{};  // bytes; with a file, 0 means to its end
+  std::uint32_t mode = 0600;
+  int file_fd = -1;  // stays the caller's; -1: filled with zeroes
+  std::uint64_t file_offset = 0;
+};
+
+// A connection to a daemon. Objects and mappings keep it; it need not outlive them.
+class client {
+ public:
+  client() = default;
+  // Connects to the default socket, see fl_connect.
+  static client connect() { return client{nullptr}; }
+  static client connect(const std::string& socket_path) { return client{socket_path.c_str()}; }
+
+  explicit operator bool() const noexcept { return client_ != nullptr; }
+  [[nodiscard]] object create(const object_spec& spec) const {
+    fl_object_spec c_spec{};
+    c_spec.struct_size = sizeof(c_spec);
+    c_spec.name = spec.name.empty() ? nullptr : spec.name.c_str();
+    c_spec.size = spec.size;
+    c_spec.mode = spec.mode;
+    c_spec.flags = spec.file_fd >= 0 ? FL_FROM_FILE : 0;
+    c_spec.file_fd = spec.file_fd;
+    c_spec.file_offset = spec.file_offset;
+    fl_object* made = nullptr;
+    detail::check(fl_object_create(client_.get(), &c_spec, &made));
+    return object{client_, made};
+  }
+  [[nodiscard]] object open(const std::string& name, access rights = access::read_write) const {
+    fl_object* opened = nullptr;
+    detail::check(
+        fl_object_open(client_.get(), name.c_str(), static_cast<std::uint32_t>(rights), &opened));
+    return object{client_, opened};
+  }
+  void unlink(const std::string& name) const {
+    detail::check(fl_object_unlink(client_.get(), name.c_str()));
+  }
+  [[nodiscard]] fl_stats stats() const {
+    fl_stats stats{};
+    detail::check(fl_process_stats(client_.get(), &stats));
+    return stats;
+  }
+  [[nodiscard]] fl_client* get() const noexcept { return client_.get(); }
+
+ private:
+  explicit client(const char* socket_path) {
+    fl_client* connected = nullptr;
+    detail::check(fl_connect(socket_path, &connected));
+    client_ = std::shared_ptr<fl_client>(connected, detail::disconnect{});
+  }
+
+  std::shared_ptr<fl_client> client_;
+};
+
+}  // namespace faultline
+
+#endif  // FAULTLINE_FAULTLINE_HPP

@@ -63,6 +63,25 @@ TEST(FaultAround, ReadsDoNotOpenTheWindowOfAPrivateWriter) {
   EXPECT_EQ(fault(around, page, AccessKind::copy), PageCount{1});
 }
 
+TEST(FaultAround, AWriterThatSkipsPagesGetsNoCopiesAhead) {
+  FaultAround around;
+  for (std::uint64_t page = 0; page < 1000; page += 2) {
+    EXPECT_EQ(fault(around, page, AccessKind::copy), PageCount{1}) << "page " << page;
+  }
+  EXPECT_EQ(around.unused_ahead(), 0U);
+}
+
+TEST(FaultAround, AReaderThatSkipsPagesOpensTheWindow) {
+  FaultAround around;
+  PageCount window;
+  std::uint64_t page = 0;
+  for (int i = 0; i < 8; ++i) {
+    window = fault(around, page);
+    page += window.value() + window.value() / 2;
+  }
+  EXPECT_EQ(window, PageCount{512});
+}
+
 TEST(FaultAround, CopiesAheadCountAsUnusedUntilTheRunGoesOn) {
   FaultAround around;
   std::uint64_t page = 0;

@@ -1,0 +1,154 @@
+#include "tools/faultctl/table.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <vector>
+
+namespace faultline::ctl {
+
+namespace {
+
+using nlohmann::json;
+
+// Columns as wide as their widest cell; the first is flush left, numbers are flush right.
+class Table {
+ public:
+  explicit Table(std::vector<std::string> head) : rows_{std::move(head)} {}
+  void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
+
+  [[nodiscard]] std::string text() const {
+    std::vector<std::size_t> widths(rows_.front().size());
+    for (const auto& row : rows_) {
+      for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+    }
+    std::string out;
+    for (const auto& row : rows_) {
+      std::string line;
+      for (std::size_t i = 0; i < row.size(); ++i) {
+        const bool last = i + 1 == row.size();
+        line += i == 0 || last ? fmt::format("{:<{}}", row[i], last ? 0 : widths[i])
+                               : fmt::format("{:>{}}", row[i], widths[i]);
+        if (!last) line += "  ";
+      }
+      out += line + "\n";
+    }
+    return out;
+  }
+
+ private:
+  std::vector<std::vector<std::string>> rows_;
+};
+
+std::string bytes(const json& value) {
+  constexpr std::array kUnits{"B", "KiB", "MiB", "GiB", "TiB"};
+  auto amount = value.get<double>();
+  std::size_t unit = 0;
+  while (amount >= 1024 && unit + 1 < kUnits.size()) {
+    amount /= 1024;
+    ++unit;
+  }
+  return fmt::format("{:.{}f} {}", amount, unit == 0 ? 0 : 1, kUnits[unit]);
+}
+
+std::string number(const json& value) {
+  return std::to_string(value.get<std::uint64_t>());
+}
+
+// A name may hold nothing that a terminal would obey, but a process can call itself anything.
+std::string printable(std::string text) {
+  std::replace_if(
+      text.begin(), text.end(), [](char c) { return c < ' ' || c == '\x7f'; }, '?');
+  return text;
+}
+
+std::string name_of(const json& value) {
+  const auto name = printable(value.get<std::string>());
+  return name.empty() ? "-" : name;
+}
+
+std::string pid_of(const json& space) {
+  const auto pid = space["pid"].get<std::int64_t>();
+  return pid == 0 ? "?" : std::to_string(pid);
+}
+
+}  // namespace
+
+std::string show_status(const json& answer) {
+  const json& status = answer["status"];
+  const json& faults = status["faults"];
+  const auto line = [](const char* name, const std::string& value) {
+    return fmt::format("{:<18}{}\n", name, value);
+  };
+  std::string text;
+  text += line("version", status["version"].get<std::string>());
+  text += line("pid", number(status["pid"]));
+  text += line("socket", status["socket"].get<std::string>());
+  text += line("up", number(status["uptime_seconds"]) + " s");
+  text += line("fault workers", number(status["workers"]));
+  text += line("sessions", number(status["sessions"]));
+  text += line("address spaces", number(status["spaces"]));
+  text += line("objects", number(status["objects"]));
+  text += line("object memory", bytes(status["object_bytes"]));
+  text += line("faults", fmt::format("{} missing, {} minor, {} write-protect; {} by a write",
+                                     number(faults["missing"]), number(faults["minor"]),
+                                     number(faults["write_protect"]), number(faults["writes"])));
+  text += line("poisoned pages", number(status["poisoned_pages"]));
+  text += line("fork children", status["fork_events"].get<bool>() ? "served" : "not served");
+  if (status["user_mode_only"].get<bool>()) {
+    text += line("system calls", "fail with EFAULT on absent pages (user mode only)");
+  }
+  return text;
+}
+
+std::string show_objects(const json& answer) {
+  Table table(
+      {"ID", "SIZE", "RESIDENT", "UID", "MODE", "OPEN", "MAPPED", "FROM", "FAILED", "NAME"});
+  for (const json& object : answer["objects"]) {
+    const bool linked = object["linked"].get<bool>();
+    table.add({number(object["id"]), bytes(object["size"]), bytes(object["resident_bytes"]),
+               number(object["uid"]), fmt::format("{:04o}", object["mode"].get<unsigned>()),
+               number(object["open_handles"]), number(object["mappings"]),
+               object["from_file"].get<bool>() ? "file" : "zero", number(object["failed_fills"]),
+               name_of(object["name"]) +
+                   (!linked && !object["name"].get<std::string>().empty() ? " (unlinked)" : "")});
+  }
+  return table.text();
+}
+
+std::string show_spaces(const json& answer) {
+  Table table({"PID", "UID", "MAPS", "MAPPED", "RESIDENT", "SHARED", "PRIVATE", "MISSING", "MINOR",
+               "WP", "COPIED", "BREAKS", "POISONED", "COMMAND"});
+  for (const json& space : answer["spaces"]) {
+    const json& faults = space["faults"];
+    table.add({pid_of(space), number(space["uid"]), number(space["mappings"]),
+               bytes(space["mapped_bytes"]), bytes(space["resident_bytes"]),
+               bytes(space["shared_bytes"]), bytes(space["private_bytes"]),
+               number(faults["missing"]), number(faults["minor"]), number(faults["write_protect"]),
+               number(space["pages_copied"]), number(space["breaks"]),
+               number(space["poisoned_pages"]), name_of(space["command"])});
+  }
+  return table.text();
+}
+
+std::string show_vmas(const json& answer) {
+  Table table({"START", "END", "KIND", "OBJECT", "OFFSET", "RESIDENT", "SHARED", "PRIVATE",
+               "MISSING", "MINOR", "WP", "COPIED", "AHEAD", "UNUSED", "NAME"});
+  for (const json& vma : answer["vmas"]) {
+    const json& faults = vma["faults"];
+    const std::string kind = vma["sharing"].get<std::string>() == "shared" ? "s" : "p";
+    table.add(
+        {fmt::format("{:012x}", vma["start"].get<std::uint64_t>()),
+         fmt::format("{:012x}", vma["end"].get<std::uint64_t>()),
+         (vma["writable"].get<bool>() ? "rw" : "r-") + kind, number(vma["object"]),
+         fmt::format("{:#x}", vma["offset"].get<std::uint64_t>()), bytes(vma["resident_bytes"]),
+         bytes(vma["shared_bytes"]), bytes(vma["private_bytes"]), number(faults["missing"]),
+         number(faults["minor"]), number(faults["write_protect"]), number(vma["pages_copied"]),
+         number(vma["ahead_copies"]), number(vma["ahead_unused"]), name_of(vma["object_name"])});
+  }
+  return table.text();
+}
+
+}  // namespace faultline::ctl
