@@ -1,0 +1,80 @@
+// What is installed is enough for somebody else's project: CMake package, pkg-config, headers, both
+// libraries.
+#include <cstdlib>
+
+#include "tests/system/command.hpp"
+#include "tests/system/harness.hpp"
+
+namespace faultline::testing {
+namespace {
+
+class Install : public SystemTest {
+ protected:
+  void SetUp() override {
+    SystemTest::SetUp();
+    ::setenv("FAULTLINE_SOCKET", daemon_.socket().c_str(), 1);
+    prefix_ = (daemon_.directory() / "prefix").string();
+    const Ran installed = run("cmake --install " BUILD_DIRECTORY " --prefix " + prefix_);
+    ASSERT_EQ(installed.code, 0) << installed.output;
+  }
+  void TearDown() override {
+    ::unsetenv("FAULTLINE_SOCKET");
+    SystemTest::TearDown();
+  }
+
+  std::string prefix_;
+};
+
+TEST_F(Install, AnOutsideProjectFindsThePackageAndRuns) {
+  const std::string build = (daemon_.directory() / "outside").string();
+  const Ran configured = run("cmake -G Ninja -S " SOURCE_DIRECTORY "/tests/install -B " + build +
+                             " -DCMAKE_PREFIX_PATH=" + prefix_);
+  ASSERT_EQ(configured.code, 0) << configured.output;
+  const Ran built = run("cmake --build " + build);
+  ASSERT_EQ(built.code, 0) << built.output;
+  for (const char* program : {"outside_shared", "outside_static", "outside_c"}) {
+    const Ran ran = run(build + "/" + program);
+    EXPECT_EQ(ran.code, 0) << program << ": " << ran.output;
+    EXPECT_NE(ran.output.find("works"), std::string::npos) << ran.output;
+  }
+}
+
+TEST_F(Install, PkgConfigTellsWhatACompilerNeeds) {
+  const std::string program = (daemon_.directory() / "by_pkg_config").string();
+  const std::string find =
+      "PKG_CONFIG_PATH=$(dirname $(find " + prefix_ + " -name faultline.pc)) pkg-config ";
+  const Ran built =
+      run("cc -std=c11 -pedantic-errors -Wall -Werror -o " + program +
+          " " SOURCE_DIRECTORY "/tests/install/outside.c $(" + find + "--cflags --libs faultline)");
+  ASSERT_EQ(built.code, 0) << built.output;
+  const Ran ran = run("LD_LIBRARY_PATH=$(" + find + "--variable=libdir faultline) " + program);
+  EXPECT_EQ(ran.code, 0) << ran.output;
+}
+
+TEST_F(Install, TheLibraryExportsItsVersionedInterfaceAndNothingElse) {
+  const Ran symbols = run("nm -D --defined-only $(find " + prefix_ + " -name 'libfaultline.so.1')");
+  ASSERT_EQ(symbols.code, 0) << symbols.output;
+  std::istringstream lines(symbols.output);
+  int functions = 0;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.find(" A FAULTLINE_1") != std::string::npos) continue;
+    EXPECT_NE(line.find(" T fl_"), std::string::npos) << line;
+    EXPECT_NE(line.find("@@FAULTLINE_1"), std::string::npos) << line;
+    ++functions;
+  }
+  EXPECT_EQ(functions, 14);
+}
+
+TEST_F(Install, TheExamplesRun) {
+  const Ran hello = run(EXAMPLES_DIRECTORY "/hello_region");
+  EXPECT_EQ(hello.code, 0) << hello.output;
+  EXPECT_NE(hello.output.find("written by the parent"), std::string::npos) << hello.output;
+  const PatternFile file(777 * kPage + 99);
+  const Ran workers = run(EXAMPLES_DIRECTORY "/cow_workers --workers 3 --every 5 /proc/" +
+                          std::to_string(::getpid()) + "/fd/" + std::to_string(file.fd()));
+  EXPECT_EQ(workers.code, 0) << workers.output;
+  EXPECT_NE(workers.output.find("every byte is right"), std::string::npos) << workers.output;
+}
+
+}  // namespace
+}  // namespace faultline::testing

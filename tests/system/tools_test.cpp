@@ -1,0 +1,133 @@
+// What the commands print and how they exit: faultctl, and faultlined's own options.
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
+
+#include "tests/system/command.hpp"
+#include "tests/system/harness.hpp"
+
+namespace faultline::testing {
+namespace {
+
+constexpr std::byte kOne{1};
+
+class Faultctl : public SystemTest {
+ protected:
+  [[nodiscard]] Ran ctl(const std::string& arguments) const {
+    return run(FAULTCTL_BINARY " --socket " + daemon_.socket() + " " + arguments);
+  }
+  [[nodiscard]] nlohmann::json json(const std::string& arguments) const {
+    const Ran ran = ctl(arguments + " --json");
+    EXPECT_EQ(ran.code, 0) << ran.output;
+    return nlohmann::json::parse(ran.output);
+  }
+};
+
+TEST_F(Faultctl, StatusNamesTheDaemonAndCountsItsFaults) {
+  const auto memory = map(create(client_, kPage), kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+  memory[0] = kOne;
+  const auto status = json("status")["status"];
+  EXPECT_EQ(status["pid"], daemon_.pid());
+  EXPECT_EQ(status["version"], fl_version());
+  EXPECT_EQ(status["socket"], daemon_.socket());
+  EXPECT_EQ(status["objects"], 1);
+  EXPECT_EQ(status["spaces"], 1);
+  EXPECT_EQ(status["faults"]["missing"], 1);
+  EXPECT_EQ(status["faults"]["writes"], 1);
+  EXPECT_NE(ctl("status").output.find("1 missing"), std::string::npos);
+}
+
+TEST_F(Faultctl, ObjectsShowsNameSizeAndUse) {
+  fl_object* object = create(client_, 10 * kPage, "table-of-things", 0640);
+  const auto memory = map(object, 10 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+  memory[0] = kOne;
+  const auto shown = json("objects")["objects"].at(0);
+  EXPECT_EQ(shown["name"], "table-of-things");
+  EXPECT_EQ(shown["size"], 10 * kPage);
+  EXPECT_EQ(shown["resident_bytes"], kPage);
+  EXPECT_EQ(shown["mode"], 0640);
+  EXPECT_EQ(shown["mappings"], 1);
+  EXPECT_EQ(shown["open_handles"], 1);
+  EXPECT_EQ(shown["linked"], true);
+  EXPECT_NE(ctl("objects").output.find("table-of-things"), std::string::npos);
+}
+
+TEST_F(Faultctl, SpacesAndVmasTellSharedFromPrivate) {
+  const PatternFile file(8 * kPage);
+  const auto view = map(create_from(client_, file.fd()), 8 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
+  touch(view[0]);
+  view[2 * kPage] = kOne;
+  const auto space = json("spaces")["spaces"].at(0);
+  EXPECT_EQ(space["pid"], ::getpid());
+  EXPECT_EQ(space["mappings"], 1);
+  EXPECT_EQ(space["shared_bytes"], kPage);
+  EXPECT_EQ(space["private_bytes"], kPage);
+  EXPECT_EQ(space["breaks"], 1);
+  const auto vma = json("vmas " + std::to_string(::getpid()))["vmas"].at(0);
+  EXPECT_EQ(vma["start"], reinterpret_cast<std::uintptr_t>(view.data()));
+  EXPECT_EQ(vma["sharing"], "private");
+  EXPECT_EQ(vma["writable"], true);
+  EXPECT_EQ(vma["broken_pages"], 1);
+  EXPECT_NE(ctl("spaces").output.find(std::to_string(::getpid())), std::string::npos);
+  EXPECT_NE(ctl("vmas " + std::to_string(::getpid())).output.find("rwp"), std::string::npos);
+}
+
+TEST_F(Faultctl, ExitCodesTellRefusalUsageAndAbsence) {
+  EXPECT_EQ(ctl("vmas 1").code, 1);
+  EXPECT_EQ(ctl("").code, 2);
+  EXPECT_EQ(ctl("vmas").code, 2);
+  EXPECT_EQ(ctl("vmas -3").code, 2);
+  EXPECT_EQ(ctl("status --no-such-option").code, 2);
+  const Ran nobody = run(FAULTCTL_BINARY " --socket /nonexistent/socket status");
+  EXPECT_EQ(nobody.code, 3);
+  EXPECT_NE(nobody.output.find("is faultlined running?"), std::string::npos) << nobody.output;
+}
+
+TEST_F(Faultctl, HelpTellsEveryCommand) {
+  const Ran help = run(FAULTCTL_BINARY " --help");
+  EXPECT_EQ(help.code, 0);
+  for (const char* word : {"status", "objects", "spaces", "vmas", "--json", "EXIT STATUS"}) {
+    EXPECT_NE(help.output.find(word), std::string::npos) << word;
+  }
+}
+
+TEST(Faultlined, CheckNamesEveryFeatureAndPassesHere) {
+  const Ran check = run(FAULTLINED_BINARY " --check");
+  EXPECT_EQ(check.code, 0) << check.output;
+  for (const char* feature : {"kernel version", "userfaultfd", "io_uring", "sealed memfd",
+                              "answering faults", "fork events"}) {
+    EXPECT_NE(check.output.find(feature), std::string::npos) << feature << "\n" << check.output;
+  }
+}
+
+// io_uring forbidden by sysctl: named, with what to do, and the daemon refuses to start.
+TEST(Faultlined, CheckNamesTheSysctlThatForbidsIoUring) {
+  if (::geteuid() != 0) GTEST_SKIP() << "SKIPPED: setting a sysctl takes root";
+  const char* path = "/proc/sys/kernel/io_uring_disabled";
+  std::string before;
+  std::ifstream(path) >> before;
+  if (before.empty()) GTEST_SKIP() << "SKIPPED: this kernel has no sysctl kernel.io_uring_disabled";
+  std::ofstream(path) << 2 << std::flush;
+  const Ran check = run(FAULTLINED_BINARY " --check");
+  const Ran start = run(FAULTLINED_BINARY " --socket /nonexistent/never");
+  std::ofstream(path) << before << std::flush;
+  EXPECT_EQ(check.code, 1) << check.output;
+  EXPECT_NE(check.output.find("kernel.io_uring_disabled"), std::string::npos) << check.output;
+  EXPECT_EQ(start.code, 1) << start.output;
+  EXPECT_NE(start.output.find("kernel.io_uring_disabled"), std::string::npos) << start.output;
+}
+
+TEST(Faultlined, WrongOptionsAndSettingsAreRefusedInWords) {
+  EXPECT_EQ(run(FAULTLINED_BINARY " --no-such-option").code, 2);
+  EXPECT_EQ(run(FAULTLINED_BINARY " --socket-mode 99").code, 2);
+  EXPECT_EQ(run(FAULTLINED_BINARY " --log-level loud").code, 2);
+  EXPECT_EQ(run(FAULTLINED_BINARY " --config /nonexistent.toml").code, 2);
+  const Ran group =
+      run(FAULTLINED_BINARY " --socket /tmp/faultline-no-group/s --socket-group no-such");
+  EXPECT_EQ(group.code, 1);
+  EXPECT_NE(group.output.find("no-such"), std::string::npos) << group.output;
+}
+
+}  // namespace
+}  // namespace faultline::testing

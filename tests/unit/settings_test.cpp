@@ -1,0 +1,80 @@
+// The settings file: every key, and a clear error for everything else.
+#include "daemon/server/settings.hpp"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+namespace faultline::server {
+namespace {
+
+class SettingsFile : public ::testing::Test {
+ protected:
+  void TearDown() override { std::filesystem::remove(path_); }
+  Status read(const std::string& text) {
+    std::ofstream(path_) << text;
+    return read_settings_file(path_, settings_);
+  }
+
+  std::filesystem::path path_ =
+      std::filesystem::temp_directory_path() / ("faultline-settings-" + std::to_string(::getpid()));
+  Settings settings_;
+};
+
+TEST_F(SettingsFile, TakesEveryKey) {
+  const Status status = read(
+      "socket_path = '/x/y'\nsocket_mode = 0o640\nsocket_group = 'staff'\nworkers = 3\n"
+      "max_object_bytes = 1048576\nmax_objects = 7\nmax_sessions = 8\nmax_sessions_per_user = 9\n"
+      "log_level = 'debug'\n");
+  ASSERT_TRUE(status) << status.error().message();
+  EXPECT_EQ(settings_.socket_path, "/x/y");
+  EXPECT_EQ(settings_.socket_mode, 0640U);
+  EXPECT_EQ(settings_.socket_group, "staff");
+  EXPECT_EQ(settings_.workers, 3U);
+  EXPECT_EQ(settings_.max_object_bytes, 1048576U);
+  EXPECT_EQ(settings_.max_objects, 7U);
+  EXPECT_EQ(settings_.max_sessions, 8U);
+  EXPECT_EQ(settings_.max_sessions_per_user, 9U);
+  EXPECT_EQ(settings_.log_level, "debug");
+  EXPECT_TRUE(complete(settings_));
+}
+
+TEST_F(SettingsFile, RefusesAnUnknownKeyWithItsLine) {
+  const Status status = read("workers = 1\nworker = 2\n");
+  ASSERT_FALSE(status);
+  EXPECT_EQ(status.error().code(), EINVAL);
+  EXPECT_NE(status.error().message().find("line 2"), std::string::npos) << status.error().message();
+  EXPECT_NE(status.error().message().find("worker"), std::string::npos);
+}
+
+TEST_F(SettingsFile, RefusesAWrongTypeOrRange) {
+  EXPECT_FALSE(read("workers = 'two'\n"));
+  EXPECT_FALSE(read("workers = -1\n"));
+  EXPECT_FALSE(read("workers = 5000000000\n"));
+  EXPECT_FALSE(read("socket_path = 5\n"));
+  EXPECT_FALSE(read("workers = \n"));
+}
+
+TEST_F(SettingsFile, SaysThatAFileIsMissing) {
+  const Status status = read_settings_file("/nonexistent/faultline.toml", settings_);
+  ASSERT_FALSE(status);
+  EXPECT_EQ(status.error().code(), ENOENT);
+}
+
+TEST(Settings, CompletingRefusesWhatCannotWork) {
+  const auto refused = [](auto change) {
+    Settings settings;
+    change(settings);
+    return !complete(settings);
+  };
+  EXPECT_TRUE(refused([](Settings& s) { s.workers = 257; }));
+  EXPECT_TRUE(refused([](Settings& s) { s.socket_mode = 01000; }));
+  EXPECT_TRUE(refused([](Settings& s) { s.max_object_bytes = 1; }));
+  EXPECT_TRUE(refused([](Settings& s) { s.max_sessions = 0; }));
+  EXPECT_TRUE(refused([](Settings& s) { s.log_level = "loud"; }));
+  EXPECT_FALSE(refused([](Settings&) {}));
+}
+
+}  // namespace
+}  // namespace faultline::server
