@@ -33,12 +33,15 @@ class FaultAround {
 
  private:
   struct Stream {
-    PageIndex expected;
-    PageCount window;
-    PageCount ahead;  // copies not yet known to be used
+    PageIndex expected{};  // where its next fault should be
+    PageIndex asked{};     // where its last was
+    PageCount window{};
+    PageCount ahead{};  // copies not yet known to be used
     std::uint64_t used_at = 0;
     AccessKind kind = AccessKind::none;
+    bool pending = false;  // the last has not been answered yet
   };
+  [[nodiscard]] static bool continues(const Stream& stream, PageIndex page);
 
   std::array<Stream, kStreams> streams_{};
   std::size_t current_ = 0;

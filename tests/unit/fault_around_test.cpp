@@ -63,6 +63,16 @@ TEST(FaultAround, ReadsDoNotOpenTheWindowOfAPrivateWriter) {
   EXPECT_EQ(fault(around, page, AccessKind::copy), PageCount{1});
 }
 
+TEST(FaultAround, AFaultThatAsksAgainGetsTheSameWindow) {
+  FaultAround around;
+  EXPECT_EQ(around.window(PageIndex{5}, AccessKind::copy), PageCount{1});
+  EXPECT_EQ(around.window(PageIndex{5}, AccessKind::copy), PageCount{1});
+  around.installed(PageIndex{5}, PageCount{1}, PageCount{0});
+  const PageCount opened = around.window(PageIndex{6}, AccessKind::copy);
+  EXPECT_GT(opened, PageCount{1});
+  EXPECT_EQ(around.window(PageIndex{6}, AccessKind::copy), opened);
+}
+
 TEST(FaultAround, AWriterThatSkipsPagesGetsNoCopiesAhead) {
   FaultAround around;
   for (std::uint64_t page = 0; page < 1000; page += 2) {
