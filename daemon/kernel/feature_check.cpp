@@ -229,6 +229,10 @@ Finding check_io_uring() {
                   "the container's profile (docker: --security-opt seccomp=PROFILE)"
                 : "raise the memory or descriptor limit of the daemon"};
   }
+  if (auto owned = (*ring)->own(); !owned) {
+    return {feature, Verdict::missing, owned.error().message(),
+            "allow io_uring_register in the seccomp profile"};
+  }
   const UniqueFd event{::eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK)};
   OnceOperation read;
   std::uint64_t count = 0;

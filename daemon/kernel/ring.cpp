@@ -1,5 +1,8 @@
 #include "daemon/kernel/ring.hpp"
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <cassert>
 #include <string>
 
@@ -8,8 +11,11 @@ namespace faultline::kernel {
 Result<std::unique_ptr<Ring>> Ring::create(unsigned entries) {
   std::unique_ptr<Ring> ring{new Ring()};  // the constructor is private to this factory
   io_uring_params params{};
-  // COOP_TASKRUN: a completion need not interrupt this thread, it looks for them itself.
-  params.flags = IORING_SETUP_COOP_TASKRUN;
+  // DEFER_TASKRUN: completions are made when this thread asks for them, and not in between, so a
+  // userfaultfd is read in wait() and poll() alone. TASKRUN_FLAG tells that there is something to
+  // make. R_DISABLED: the thread that owns the ring is the one that enables it, in own().
+  params.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+                 IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_R_DISABLED;
   const int result = ::io_uring_queue_init_params(entries, &ring->ring_, &params);
   if (result < 0) {
     return fail(-result, "io_uring_setup with " + std::to_string(entries) +
@@ -21,6 +27,26 @@ Result<std::unique_ptr<Ring>> Ring::create(unsigned entries) {
 
 Ring::~Ring() {
   if (live_) ::io_uring_queue_exit(&ring_);
+}
+
+Status Ring::own() {
+  // liburing 2.3 declares io_uring_enable_rings and does not export it.
+  if (::syscall(SYS_io_uring_register, ring_.ring_fd, IORING_REGISTER_ENABLE_RINGS, nullptr, 0) <
+      0) {
+    return fail_errno("enabling an io_uring");
+  }
+  // Saves a look-up a system call; without it everything works.
+  (void)::io_uring_register_ring_fd(&ring_);
+  return {};
+}
+
+void Ring::submit() {
+  ::io_uring_submit(&ring_);
+}
+
+bool Ring::ready() const {
+  return ::io_uring_cq_ready(&ring_) > 0 ||
+         (IO_URING_READ_ONCE(*ring_.sq.kflags) & IORING_SQ_TASKRUN) != 0;
 }
 
 io_uring_sqe* Ring::next_entry() {
@@ -75,8 +101,7 @@ Status Ring::wait() {
 }
 
 unsigned Ring::poll() {
-  ::io_uring_submit(&ring_);
-  if (::io_uring_cq_ready(&ring_) == 0) ::io_uring_get_events(&ring_);
+  ::io_uring_submit_and_get_events(&ring_);
   return dispatch();
 }
 

@@ -38,6 +38,8 @@ class RingOperation {
 class Ring {
  public:
   static Result<std::unique_ptr<Ring>> create(unsigned entries);
+  // Makes the calling thread the ring's own. Call once, before anything else.
+  [[nodiscard]] Status own();
   Ring(const Ring&) = delete;
   Ring& operator=(const Ring&) = delete;
   ~Ring();
@@ -52,6 +54,11 @@ class Ring {
   [[nodiscard]] Status wait();
   // Submits and runs what has completed, without sleeping. Returns how many that were.
   unsigned poll();
+  // Starts what was asked for, without sleeping and without running anything.
+  void submit();
+  // Whether poll() would find something of what was submitted. Looks at shared memory only: no
+  // system call.
+  [[nodiscard]] bool ready() const;
   [[nodiscard]] std::size_t in_flight() const { return in_flight_; }
 
  private:
@@ -64,17 +71,6 @@ class Ring {
   bool live_ = false;
   bool dispatching_ = false;
   std::size_t in_flight_ = 0;
-};
-
-// An operation that calls a function object.
-template <typename Function>
-class FunctionOperation final : public RingOperation {
- public:
-  explicit FunctionOperation(Function function) : function_(std::move(function)) {}
-  void on_complete(int result) override { function_(result); }
-
- private:
-  Function function_;
 };
 
 }  // namespace faultline::kernel

@@ -209,6 +209,7 @@ void AddressSpace::answer_faults() {
         return;
     }
   }
+  if (!batch.empty()) host_->answered();
   batch.clear();
   if (faults_.empty()) faults_.swap(batch);  // keeps its memory for the next batch
   if (deferred_.empty()) {

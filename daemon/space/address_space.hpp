@@ -95,6 +95,8 @@ class SpaceHost {
   virtual kernel::Ring& ring() = 0;
   virtual std::shared_ptr<Mailbox> mailbox() = 0;
   virtual SpaceId next_space_id() = 0;
+  // Faults were answered just now.
+  virtual void answered() = 0;
   // A fork: sees to it that the child is started, by this host or another.
   virtual void adopt(std::shared_ptr<AddressSpace> child) = 0;
 };

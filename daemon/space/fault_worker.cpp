@@ -1,6 +1,7 @@
 #include "daemon/space/fault_worker.hpp"
 
 #include <pthread.h>
+#include <sched.h>
 #include <spdlog/spdlog.h>
 
 #include <cstdlib>
@@ -58,9 +59,14 @@ void FaultWorker::join() {
 
 void FaultWorker::run() {
   ::pthread_setname_np(::pthread_self(), ("fault-" + std::to_string(index_)).c_str());
+  if (auto owned = ring_->own(); !owned) {
+    spdlog::critical("fault worker {}: {}", index_, owned.error().message());
+    std::abort();
+  }
   read_mail();
   ring_->timeout(sweep_timer_, kSweepEvery);
   for (;;) {
+    linger();
     if (auto waited = ring_->wait(); !waited) {
       // Without its ring this worker cannot answer a fault, and clients would hang one by one.
       spdlog::critical("fault worker {}: {}", index_, waited.error().message());
@@ -93,6 +99,25 @@ void FaultWorker::run() {
   ring_->cancel(sweep_timer_);
   ring_->cancel(later_timer_);
   while (ring_->in_flight() > 0 && ring_->wait()) {
+  }
+}
+
+void FaultWorker::answered() {
+  const auto now = std::chrono::steady_clock::now();
+  lingers_ = now - answered_at_ < kLinger;
+  answered_at_ = now;
+}
+
+void FaultWorker::linger() {
+  if (!lingers_) return;
+  ring_->submit();
+  const auto until = answered_at_ + kLinger;
+  while (!ring_->ready()) {
+    if (std::chrono::steady_clock::now() > until) {
+      lingers_ = false;
+      return;
+    }
+    ::sched_yield();
   }
 }
 

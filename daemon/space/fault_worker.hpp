@@ -35,6 +35,9 @@ class FaultWorker final : public SpaceHost {
   static constexpr std::chrono::milliseconds kSweepEvery{200};
   // A letter that says "later" is tried again this much later.
   static constexpr std::chrono::microseconds kLaterAfter{200};
+  // Where faults come closer together than this, the worker looks for the next one so long,
+  // yielding its processor to whoever wants it, before it sleeps. It spares both sides a wake-up.
+  static constexpr std::chrono::microseconds kLinger{50};
   // How long retirement may wait for clients that are in the middle of a fork or an unmap.
   static constexpr std::chrono::seconds kRetireWithin{5};
 
@@ -56,6 +59,7 @@ class FaultWorker final : public SpaceHost {
   [[nodiscard]] const std::vector<std::shared_ptr<AddressSpace>>& spaces() const { return spaces_; }
 
   kernel::Ring& ring() override { return *ring_; }
+  void answered() override;
   std::shared_ptr<Mailbox> mailbox() override { return mailbox_; }
   SpaceId next_space_id() override { return registry_.next_space_id(); }
   void adopt(std::shared_ptr<AddressSpace> child) override { registry_.place(std::move(child)); }
@@ -74,6 +78,7 @@ class FaultWorker final : public SpaceHost {
   FaultWorker(unsigned index, SpaceRegistry& registry, std::unique_ptr<kernel::Ring> ring,
               std::shared_ptr<Mailbox> mailbox);
   void run();
+  void linger();
   void read_mail();
   void run_tasks();
   void sweep();
@@ -91,6 +96,8 @@ class FaultWorker final : public SpaceHost {
   Signal mail_;
   Signal sweep_timer_;
   Signal later_timer_;
+  std::chrono::steady_clock::time_point answered_at_{};
+  bool lingers_ = false;
   bool stopping_ = false;
   std::chrono::steady_clock::time_point retire_by_{};
   std::thread thread_;

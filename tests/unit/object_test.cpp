@@ -103,6 +103,7 @@ class FileObject : public ::testing::Test {
     auto ring = kernel::Ring::create(8);
     ASSERT_TRUE(ring) << ring.error().message();
     ring_ = std::move(*ring);
+    ASSERT_TRUE(ring_->own());
     ObjectSpec spec = named("file", content_.size());
     spec.file = FileSource{UniqueFd{::dup(file_.get())}, ByteCount{0}, spec.content_size};
     auto object = MemoryObject::create(ObjectId{1}, std::move(spec));
