@@ -54,6 +54,13 @@ Status Memfd::punch_hole(ByteCount offset, ByteCount length) const {
   return {};
 }
 
+Result<bool> Memfd::holds(ByteCount offset) const {
+  // This moves the file position, which all who opened the object share and nobody can rely on.
+  const off_t data = ::lseek(read_only_.get(), as_offset(offset), SEEK_DATA);
+  if (data < 0 && errno != ENXIO) return fail_errno("looking for data in an object's memfd");
+  return data == as_offset(offset);
+}
+
 ByteCount Memfd::allocated() const {
   struct stat info {};
   if (::fstat(writable_.get(), &info) != 0) return ByteCount{0};

@@ -28,6 +28,8 @@ class Memfd {
   [[nodiscard]] Status allocate(ByteCount offset, ByteCount length) const;
   // Gives the pages back; they read zero afterwards.
   [[nodiscard]] Status punch_hole(ByteCount offset, ByteCount length) const;
+  // Whether there is a page at the offset, in memory or swapped out.
+  [[nodiscard]] Result<bool> holds(ByteCount offset) const;
   // Bytes of memory in use.
   [[nodiscard]] ByteCount allocated() const;
 

@@ -168,8 +168,15 @@ void MemoryObject::finish(Fill& fill, PageCount supplied, int error) {
   }
 }
 
-void MemoryObject::forget(PageIndex first, PageCount count) {
-  for (std::uint64_t i = 0; i < count.value(); ++i) pages_.forget(first + PageCount{i});
+void MemoryObject::recheck(PageIndex page) {
+  // Under the mutex no fill begins or ends between the look and the change.
+  const std::lock_guard lock(fills_mutex_);
+  const Result<bool> held = memfd_.holds(spec_.page_size.offset_of(page));
+  if (!held) {
+    spdlog::error("object {} page {}: {}", id_.value(), page.value(), held.error().message());
+  } else if (!*held) {
+    pages_.forget(page);
+  }
 }
 
 }  // namespace faultline::memory

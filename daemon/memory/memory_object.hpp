@@ -90,8 +90,10 @@ class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
   // called. Reads of a file go through the ring of the calling worker.
   PageCount populate(PageIndex first, PageCount window, kernel::Ring& ring, Waiter waiter);
 
-  // A client tore pages out of the memfd behind our back: they are absent again.
-  void forget(PageIndex first, PageCount count);
+  // The kernel found no page to map where this one should be. Where a writer tore it out of the
+  // memfd it is absent again. Where it is there, the client's mapping is of something else, and
+  // that must not cost others what they wrote.
+  void recheck(PageIndex page);
 
   // Zero-fill objects give absent pages nothing but zeroes: a private write need not allocate them.
   [[nodiscard]] bool reads_zero(PageIndex page) const {

@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <cstring>
 #include <limits>
@@ -35,9 +36,11 @@ std::optional<Body> body_of(const wire::Packet& packet) {
 
 // Nothing unless the name is zero-terminated, and zero to its end.
 std::optional<std::string> text_of(const wire::Name& name) {
-  const auto* end = static_cast<const char*>(std::memchr(name.data(), 0, name.size()));
-  if (end == nullptr) return std::nullopt;
-  return std::string(name.data(), end);
+  const auto end = std::find(name.begin(), name.end(), '\0');
+  if (end == name.end() || std::any_of(end, name.end(), [](char c) { return c != '\0'; })) {
+    return std::nullopt;
+  }
+  return std::string(name.begin(), end);
 }
 
 Error malformed(const char* request) {

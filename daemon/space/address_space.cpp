@@ -304,7 +304,7 @@ AddressSpace::Answer AddressSpace::map_page(const Vma& vma, PageIndex page, Faul
       at = at + kOnePage;
       continue;
     }
-    if (result.error == EFAULT) vma.object->forget(at, kOnePage);
+    if (result.error == EFAULT) vma.object->recheck(at);
     if (at > page) break;
     if (result.error == ENOENT && end > at + kOnePage) {
       end = at + kOnePage;  // the client's own mprotect cut the mapping in two: this page alone
@@ -395,9 +395,11 @@ AddressSpace::Answer AddressSpace::after_error(const Vma& vma, PageIndex page, F
     case ENOENT:  // unmapped: the kernel gives the thread what it gives without us
       uffd_.wake(address, vma.page_size().bytes());
       return Answer::done;
-    case EFAULT:  // the object's page was torn out: it is absent again, so supply it anew
+    case EFAULT:  // a writer tore the object's page out: it is absent again, so supply it anew
       if (++fault.attempts < kMostAttempts) return Answer::later;
-      return poison(vma, page, "its object's pages are taken away as fast as they are supplied");
+      return poison(vma, page,
+                    "the mapping is not of its object, or its pages are taken away as fast as they "
+                    "are supplied");
     default:
       return poison(vma, page, std::strerror(error));
   }

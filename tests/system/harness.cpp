@@ -142,6 +142,15 @@ std::size_t Daemon::open_descriptors() const {
   return static_cast<std::size_t>(std::distance(begin(fds), end(fds)));
 }
 
+std::string Daemon::describe_descriptors() const {
+  std::string text;
+  std::error_code ignored;
+  for (const auto& fd : fs::directory_iterator("/proc/" + std::to_string(pid_) + "/fd")) {
+    text += fd.path().filename().string() + " " + fs::read_symlink(fd, ignored).string() + "\n";
+  }
+  return text;
+}
+
 // --- processes
 // -------------------------------------------------------------------------------------
 

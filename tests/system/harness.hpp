@@ -41,6 +41,8 @@ class Daemon {
   // An admin question, as faultctl asks it.
   [[nodiscard]] nlohmann::json ask(wire::AdminQuery query, pid_t pid = 0) const;
   [[nodiscard]] std::size_t open_descriptors() const;
+  // What each of them is, a line each.
+  [[nodiscard]] std::string describe_descriptors() const;
 
  private:
   std::filesystem::path directory_;

@@ -1,0 +1,1209 @@
+// Clients that break the protocol, lie or misuse what they are given harm nobody but themselves.
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <random>
+#include <string_view>
+#include <utility>
+
+#include "tests/system/harness.hpp"
+#include "tests/unit/seed.hpp"
+
+namespace faultline::testing {
+namespace {
+
+using wire::Op;
+
+constexpr int kReplyWithinMs = 8000;
+// A hostile child that is neither served nor refused ends by SIGALRM.
+constexpr unsigned kChildWithinSeconds = 20;
+constexpr std::byte kMark{0x5a};
+
+bool readable(int fd) {
+  pollfd waiting{fd, POLLIN, 0};
+  return ::poll(&waiting, 1, kReplyWithinMs) == 1;
+}
+
+UniqueFd make_userfaultfd() {
+  UniqueFd fd{static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK))};
+  EXPECT_TRUE(fd.valid()) << "userfaultfd: " << std::strerror(errno);
+  return fd;
+}
+
+std::uint64_t number(const void* address) {
+  return reinterpret_cast<std::uintptr_t>(address);
+}
+
+// Memory of this process, unmapped at the end.
+class Memory {
+ public:
+  Memory(std::size_t bytes, int flags, int fd = -1) : bytes_(bytes) {
+    start_ = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+    EXPECT_NE(start_, MAP_FAILED) << std::strerror(errno);
+  }
+  explicit Memory(std::size_t bytes) : Memory(bytes, MAP_PRIVATE | MAP_ANONYMOUS) {}
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  ~Memory() { ::munmap(start_, bytes_); }
+
+  [[nodiscard]] std::uint64_t address() const { return number(start_); }
+  [[nodiscard]] std::byte* data() const { return static_cast<std::byte*>(start_); }
+
+ private:
+  void* start_;
+  std::size_t bytes_;
+};
+
+// What came back: a reply, or the end of the connection.
+struct Answer {
+  int transport = 0;  // an errno, where no packet came
+  wire::ReplyHeader header;
+  wire::Packet packet;
+
+  [[nodiscard]] bool closed() const { return transport == EPIPE || transport == ECONNRESET; }
+  [[nodiscard]] bool refused() const { return transport == 0 && header.status < 0; }
+  [[nodiscard]] bool refused_with(int error) const {
+    return refused() && header.status == -error && header.detail.front() != '\0';
+  }
+  template <typename Body>
+  [[nodiscard]] Body body() const {
+    Body out{};
+    EXPECT_TRUE(wire::read_body<wire::ReplyHeader>(packet.bytes, out)) << *this;
+    return out;
+  }
+  friend std::ostream& operator<<(std::ostream& out, const Answer& answer) {
+    if (answer.transport != 0) return out << "no reply: " << std::strerror(answer.transport);
+    return out << "status " << answer.header.status << ": " << answer.header.detail.data();
+  }
+};
+
+wire::RequestHeader header_of(Op op, std::size_t body_size) {
+  wire::RequestHeader header;
+  header.op = op;
+  header.body_size = static_cast<std::uint32_t>(body_size);
+  return header;
+}
+
+std::span<const std::byte> bytes_of(const auto& value) {
+  return std::as_bytes(std::span(&value, 1));
+}
+
+// A client without the library: whatever bytes, whatever descriptors.
+class Raw {
+ public:
+  explicit Raw(const std::string& path)
+      : socket_(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    path.copy(static_cast<char*>(address.sun_path), sizeof(address.sun_path) - 1);
+    EXPECT_EQ(
+        ::connect(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0)
+        << std::strerror(errno);
+  }
+
+  [[nodiscard]] int socket() const { return socket_.get(); }
+
+  // As many descriptors as asked for, unlike wire::send_packet. 0 or an errno.
+  int send(std::span<const std::byte> bytes, std::span<const int> fds = {}, int flags = 0) const {
+    std::vector<std::byte> control(CMSG_SPACE(fds.size_bytes()));
+    iovec iov{const_cast<std::byte*>(bytes.data()), bytes.size()};
+    msghdr message{};
+    message.msg_iov = &iov;
+    message.msg_iovlen = 1;
+    if (!fds.empty()) {
+      message.msg_control = control.data();
+      message.msg_controllen = control.size();
+      cmsghdr* header = CMSG_FIRSTHDR(&message);
+      header->cmsg_level = SOL_SOCKET;
+      header->cmsg_type = SCM_RIGHTS;
+      header->cmsg_len = CMSG_LEN(fds.size_bytes());
+      std::memcpy(CMSG_DATA(header), fds.data(), fds.size_bytes());
+    }
+    return ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL | flags) < 0 ? errno : 0;
+  }
+
+  Answer receive() const {
+    Answer answer;
+    if (!readable(socket_.get())) {
+      answer.transport = ETIMEDOUT;
+      return answer;
+    }
+    answer.transport = wire::receive_packet(socket_.get(), answer.packet);
+    if (answer.transport != 0) return answer;
+    if (answer.packet.bytes.size() < sizeof(answer.header)) {
+      answer.transport = EBADMSG;
+      return answer;
+    }
+    std::memcpy(&answer.header, answer.packet.bytes.data(), sizeof(answer.header));
+    return answer;
+  }
+
+  Answer exchange(std::span<const std::byte> bytes, std::span<const int> fds = {}) const {
+    Answer answer;
+    answer.transport = send(bytes, fds);
+    return answer.transport != 0 ? std::move(answer) : receive();
+  }
+  template <typename Body>
+  Answer call(Op op, const Body& body, std::span<const int> fds = {}) const {
+    return exchange(wire::join(header_of(op, sizeof(body)), body), fds);
+  }
+  Answer call(Op op) const { return exchange(bytes_of(header_of(op, 0))); }
+  Answer hello() const { return call(Op::hello, wire::HelloRequest{}); }
+  Answer attach(int userfaultfd, std::uint64_t beacon) const {
+    const std::array fds{userfaultfd};
+    return call(Op::attach_new, wire::AttachNewRequest{beacon}, fds);
+  }
+
+ private:
+  UniqueFd socket_;
+};
+
+// Greeted, and attached as a good client is: the beginning of the finer lies.
+class Attached {
+ public:
+  explicit Attached(const std::string& path) : beacon_(kPage), raw_(path) {
+    const Answer hello = raw_.hello();
+    EXPECT_EQ(hello.header.status, 0) << hello;
+    const UniqueFd userfaultfd = make_userfaultfd();
+    const Answer attached = raw_.attach(userfaultfd.get(), beacon_.address());
+    EXPECT_EQ(attached.header.status, 0) << attached;
+    EXPECT_EQ(attached.transport, 0) << attached;
+  }
+  const Raw* operator->() const { return &raw_; }
+
+  wire::ObjectReply create(std::uint64_t bytes, std::string_view name = {}, int file = -1,
+                           UniqueFd* memfd = nullptr) {
+    wire::ObjectCreateRequest request;
+    request.size = bytes;
+    request.mode = 0644;
+    name.copy(request.name.data(), wire::kMaxName);
+    const std::array fds{file};
+    if (file >= 0) request.flags = wire::kObjectFromFile;
+    Answer answer =
+        raw_.call(Op::object_create, request, std::span<const int>(fds).first(file >= 0 ? 1 : 0));
+    return taken(std::move(answer), memfd);
+  }
+  wire::ObjectReply open(std::string_view name, wire::Access access, UniqueFd* memfd = nullptr) {
+    wire::ObjectOpenRequest request;
+    request.access = access;
+    name.copy(request.name.data(), wire::kMaxName);
+    return taken(raw_.call(Op::object_open, request), memfd);
+  }
+  Answer unlink(std::string_view name) const {
+    wire::UnlinkRequest request;
+    name.copy(request.name.data(), wire::kMaxName);
+    return raw_.call(Op::object_unlink, request);
+  }
+
+ private:
+  static wire::ObjectReply taken(Answer answer, UniqueFd* memfd) {
+    EXPECT_EQ(answer.header.status, 0) << answer;
+    EXPECT_EQ(answer.packet.fds.size(), 1U) << answer;
+    if (memfd != nullptr && !answer.packet.fds.empty()) {
+      *memfd = std::move(answer.packet.fds.front());
+    }
+    return answer.body<wire::ObjectReply>();
+  }
+
+  Memory beacon_;  // outlives the session, which watches it
+  Raw raw_;
+};
+
+// A client that does nothing wrong, in a process of its own, and says on demand whether it is
+// served.
+class Bystander {
+ public:
+  explicit Bystander(const std::string& socket)
+      : ends_(make_ends()), child_([&] { return live(socket); }) {
+    ends_[1].reset();
+  }
+
+  // The first time: that it is there. Later: that faults, requests and contents are right.
+  [[nodiscard]] bool served() const {
+    char byte = 1;
+    if (::send(ends_[0].get(), &byte, 1, MSG_NOSIGNAL) != 1) return false;
+    return readable(ends_[0].get()) && ::recv(ends_[0].get(), &byte, 1, 0) == 1 && byte == 1;
+  }
+
+ private:
+  static std::array<UniqueFd, 2> make_ends() {
+    std::array<int, 2> fds{-1, -1};
+    EXPECT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds.data()), 0);
+    return {UniqueFd{fds[0]}, UniqueFd{fds[1]}};
+  }
+
+  int live(const std::string& socket) {
+    ends_[0].reset();
+    fl_client* client = connect(socket);
+    const PatternFile file(64 * kPage);
+    std::vector<std::byte> expected = file.bytes();
+    fl_object* object = create_from(client, file.fd());
+    const auto shared = map(object, 64 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+    std::size_t round = 0;
+    char byte = 0;
+    while (::recv(ends_[1].get(), &byte, 1, 0) == 1) {
+      byte = 1;
+      if (round > 0) byte = once(client, object, expected) ? 1 : 0;
+      const std::size_t at = (round++ % 64) * kPage + 7;
+      shared[at] = expected[at] = kMark;
+      if (::send(ends_[1].get(), &byte, 1, MSG_NOSIGNAL) != 1) break;
+    }
+    return 0;
+  }
+
+  static bool once(fl_client* client, fl_object* object, const std::vector<std::byte>& expected) {
+    const auto view = map(object, expected.size(), FL_MAP_PRIVATE | FL_MAP_WRITE);
+    bool right = std::memcmp(view.data(), expected.data(), view.size()) == 0;
+    view[kPage] = kMark;
+    right = fl_unmap(client, view.data(), view.size()) == 0 && right;
+    fl_object* zeroes = create(client, 2 * kPage);
+    const auto zero = map(zeroes, 2 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+    right = right && zero[kPage] == std::byte{0};
+    zero[kPage] = kMark;
+    right = fl_unmap(client, zero.data(), zero.size()) == 0 && right;
+    return fl_object_close(zeroes) == 0 && right;
+  }
+
+  std::array<UniqueFd, 2> ends_;
+  Child child_;
+};
+
+class Hostile : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(daemon_.ready());
+    ASSERT_TRUE(bystander_.served());
+    descriptors_ = daemon_.open_descriptors();
+  }
+
+  // To be asked after every hostile act, when what it held is closed.
+  void expect_unharmed(const std::string& after) const {
+    SCOPED_TRACE("after " + after);
+    ASSERT_EQ(::waitpid(daemon_.pid(), nullptr, WNOHANG), 0) << "the daemon ended";
+    ASSERT_TRUE(bystander_.served());
+    EXPECT_TRUE(eventually([&] { return daemon_.open_descriptors() == descriptors_; }))
+        << descriptors_ << " descriptors before, now:\n" << daemon_.describe_descriptors();
+    EXPECT_EQ(daemon_.ask(wire::AdminQuery::status)["status"]["pid"], daemon_.pid());
+  }
+
+  [[nodiscard]] const std::string& socket() const { return daemon_.socket(); }
+
+  Daemon daemon_;
+  Bystander bystander_{daemon_.socket()};
+  std::size_t descriptors_ = 0;
+};
+
+// --- packets
+
+TEST_F(Hostile, BytesThatAreNoRequestEndTheConnection) {
+  std::vector<std::byte> garbage(300);
+  for (std::size_t i = 0; i < garbage.size(); ++i) garbage[i] = static_cast<std::byte>(i * 37 + 1);
+  for (const std::size_t size : {0U, 1U, 3U, 12U, 23U, 24U, 25U, 300U}) {
+    {
+      const Raw raw(socket());
+      EXPECT_TRUE(raw.exchange(std::span(garbage).first(size)).closed()) << size;
+    }
+    expect_unharmed(std::to_string(size) + " bytes of garbage");
+  }
+}
+
+TEST_F(Hostile, HalfAHeaderEndsTheConnection) {
+  const auto hello =
+      wire::join(header_of(Op::hello, sizeof(wire::HelloRequest)), wire::HelloRequest{});
+  for (std::size_t size = 0; size < sizeof(wire::RequestHeader); size += 4) {
+    const Raw raw(socket());
+    EXPECT_TRUE(raw.exchange(std::span(hello).first(size)).closed()) << size;
+  }
+  expect_unharmed("short headers");
+}
+
+TEST_F(Hostile, WrongMagicEndsTheConnection) {
+  {
+    const Raw raw(socket());
+    auto header = header_of(Op::hello, sizeof(wire::HelloRequest));
+    header.magic ^= 1;
+    EXPECT_TRUE(raw.exchange(wire::join(header, wire::HelloRequest{})).closed());
+  }
+  expect_unharmed("wrong magic");
+}
+
+TEST_F(Hostile, AnotherVersionIsRefusedInWords) {
+  for (const unsigned version : {0U, wire::kVersion + 1U, 0xffffU}) {
+    {
+      const Raw raw(socket());
+      auto header = header_of(Op::hello, sizeof(wire::HelloRequest));
+      header.version = static_cast<std::uint16_t>(version);
+      header.cookie = 77;
+      const Answer answer = raw.exchange(wire::join(header, wire::HelloRequest{}));
+      EXPECT_TRUE(answer.refused_with(EPROTO)) << answer;
+      EXPECT_EQ(answer.header.cookie, 77U);
+      EXPECT_NE(std::string(answer.header.detail.data()).find("version"), std::string::npos);
+    }
+    expect_unharmed("version " + std::to_string(version));
+  }
+}
+
+TEST_F(Hostile, ABodySizeThatLiesEndsTheConnection) {
+  for (const std::uint32_t lie : {0U, 1U, 7U, 9U, 4096U, 0x7fff'ffffU, 0xffff'ffffU}) {
+    {
+      const Raw raw(socket());
+      auto header = header_of(Op::hello, sizeof(wire::HelloRequest));
+      header.body_size = lie;
+      EXPECT_TRUE(raw.exchange(wire::join(header, wire::HelloRequest{})).closed()) << lie;
+    }
+    expect_unharmed("body_size " + std::to_string(lie));
+  }
+}
+
+TEST_F(Hostile, ABodyOfTheWrongLengthIsMalformed) {
+  {
+    const Attached session(socket());
+    for (const Op op : {Op::object_create, Op::object_open, Op::object_stat, Op::object_unlink,
+                        Op::object_close, Op::map, Op::mapping_stats, Op::admin}) {
+      const std::array<std::byte, 3> body{};
+      const Answer answer = session->call(op, body);
+      EXPECT_TRUE(answer.refused_with(EPROTO)) << static_cast<int>(op) << ": " << answer;
+    }
+  }
+  expect_unharmed("bodies of three bytes");
+}
+
+TEST_F(Hostile, AnOversizePacketEndsTheConnection) {
+  for (const std::size_t size : {wire::kMaxPacket + 1, std::size_t{60'000}}) {
+    {
+      const Raw raw(socket());
+      std::vector<std::byte> bytes(size);
+      const auto header = header_of(Op::hello, size - sizeof(wire::RequestHeader));
+      std::memcpy(bytes.data(), &header, sizeof(header));
+      const UniqueFd extra{::eventfd(0, EFD_CLOEXEC)};
+      const std::array fds{extra.get()};
+      EXPECT_TRUE(raw.exchange(bytes, fds).closed()) << size;
+    }
+    expect_unharmed(std::to_string(size) + " bytes");
+  }
+}
+
+TEST_F(Hostile, RequestsBeforeHelloAreRefused) {
+  {
+    const Raw raw(socket());
+    for (const Op op : {Op::attach_new, Op::attach_forked, Op::object_create, Op::object_open,
+                        Op::object_stat, Op::object_unlink, Op::object_close, Op::map,
+                        Op::mapping_stats, Op::process_stats, Op::admin}) {
+      EXPECT_TRUE(raw.call(op).refused_with(EPROTO)) << static_cast<int>(op);
+    }
+  }
+  expect_unharmed("requests before hello");
+}
+
+TEST_F(Hostile, RequestsBeforeAttachingAreRefused) {
+  {
+    const Raw raw(socket());
+    EXPECT_EQ(raw.hello().header.status, 0);
+    EXPECT_TRUE(raw.call(Op::object_create, wire::ObjectCreateRequest{}).refused_with(ENOTCONN));
+    EXPECT_TRUE(raw.call(Op::object_open, wire::ObjectOpenRequest{}).refused_with(ENOTCONN));
+    EXPECT_TRUE(raw.call(Op::object_stat, wire::HandleRequest{1}).refused_with(ENOTCONN));
+    EXPECT_TRUE(raw.call(Op::object_unlink, wire::UnlinkRequest{}).refused_with(ENOTCONN));
+    EXPECT_TRUE(raw.call(Op::object_close, wire::HandleRequest{1}).refused_with(ENOTCONN));
+    EXPECT_TRUE(raw.call(Op::map, wire::MapRequest{}).refused_with(ENOTCONN));
+    EXPECT_TRUE(raw.call(Op::mapping_stats, wire::MappingStatsRequest{}).refused_with(ENOTCONN));
+    EXPECT_TRUE(raw.call(Op::process_stats).refused_with(ENOTCONN));
+  }
+  expect_unharmed("requests before attaching");
+}
+
+TEST_F(Hostile, UnknownOperationsAndQueriesAreRefused) {
+  {
+    const Raw raw(socket());
+    EXPECT_EQ(raw.hello().header.status, 0);
+    for (const unsigned op : {0U, 13U, 255U, 0xffffU}) {
+      EXPECT_TRUE(raw.call(static_cast<Op>(op)).refused_with(EOPNOTSUPP)) << op;
+    }
+    for (const std::uint32_t query : {0U, 5U, 0xffff'ffffU}) {
+      const wire::AdminRequest request{static_cast<wire::AdminQuery>(query), 0};
+      EXPECT_TRUE(raw.call(Op::admin, request).refused_with(EINVAL)) << query;
+    }
+    const wire::AdminRequest nobody{wire::AdminQuery::vmas, 0xffff'fff0U};
+    EXPECT_TRUE(raw.call(Op::admin, nobody).refused_with(ESRCH));
+  }
+  expect_unharmed("unknown operations");
+}
+
+// --- descriptors
+
+TEST_F(Hostile, TooManyDescriptorsEndTheConnectionAndAreClosed) {
+  const auto hello =
+      wire::join(header_of(Op::hello, sizeof(wire::HelloRequest)), wire::HelloRequest{});
+  for (const std::size_t count : {wire::kMaxFds + 1, std::size_t{253}}) {
+    {
+      const Raw raw(socket());
+      const UniqueFd one{::eventfd(0, EFD_CLOEXEC)};
+      const std::vector<int> fds(count, one.get());
+      EXPECT_TRUE(raw.exchange(hello, fds).closed()) << count;
+    }
+    expect_unharmed(std::to_string(count) + " descriptors");
+  }
+}
+
+TEST_F(Hostile, DescriptorsThatNobodyAskedForAreClosed) {
+  {
+    const Attached session(socket());
+    const UniqueFd one{::eventfd(0, EFD_CLOEXEC)};
+    const std::array fds{one.get(), one.get()};
+    for (int i = 0; i < 50; ++i) {
+      EXPECT_EQ(session->call(Op::hello, wire::HelloRequest{}, fds).transport, 0);
+      EXPECT_TRUE(session->call(Op::object_stat, wire::HandleRequest{9}, fds).refused());
+      EXPECT_TRUE(session->call(Op::object_create, wire::ObjectCreateRequest{}, fds).refused());
+    }
+    EXPECT_LT(daemon_.open_descriptors(), descriptors_ + 10);
+  }
+  expect_unharmed("descriptors that nobody asked for");
+}
+
+TEST_F(Hostile, ADescriptorThatIsDueAndMissingIsMalformed) {
+  {
+    const Memory beacon(kPage);
+    const Raw raw(socket());
+    EXPECT_EQ(raw.hello().header.status, 0);
+    EXPECT_TRUE(
+        raw.call(Op::attach_new, wire::AttachNewRequest{beacon.address()}).refused_with(EPROTO));
+    const UniqueFd one = make_userfaultfd();
+    const std::array two{one.get(), one.get()};
+    EXPECT_TRUE(raw.call(Op::attach_new, wire::AttachNewRequest{beacon.address()}, two)
+                    .refused_with(EPROTO));
+    const Attached session(socket());
+    wire::ObjectCreateRequest request;
+    request.size = kPage;
+    request.flags = wire::kObjectFromFile;
+    EXPECT_TRUE(session->call(Op::object_create, request).refused_with(EPROTO));
+  }
+  expect_unharmed("missing descriptors");
+}
+
+TEST_F(Hostile, WhatIsNoUserfaultfdIsRefused) {
+  std::array<int, 2> pipe_ends{};
+  ASSERT_EQ(::pipe2(pipe_ends.data(), O_CLOEXEC), 0);
+  const UniqueFd read_end{pipe_ends[0]};
+  const UniqueFd write_end{pipe_ends[1]};
+  const UniqueFd null{::open("/dev/null", O_RDWR | O_CLOEXEC)};
+  const UniqueFd event{::eventfd(0, EFD_CLOEXEC)};
+  const UniqueFd path_only{::open("/", O_PATH | O_CLOEXEC)};
+  const UniqueFd memfd{::memfd_create("anon_inode:[userfaultfd]", MFD_CLOEXEC)};
+  const UniqueFd device{::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC)};
+  for (const UniqueFd* fd : {&read_end, &write_end, &null, &event, &path_only, &memfd, &device}) {
+    if (!fd->valid()) continue;  // no such device here
+    {
+      const Memory beacon(kPage);
+      const Raw raw(socket());
+      EXPECT_EQ(raw.hello().header.status, 0);
+      const Answer answer = raw.attach(fd->get(), beacon.address());
+      EXPECT_TRUE(answer.refused_with(EBADF)) << answer;
+      const UniqueFd good = make_userfaultfd();
+      EXPECT_EQ(raw.attach(good.get(), beacon.address()).header.status, 0)
+          << "the session may try again";
+    }
+    expect_unharmed("a wrong descriptor");
+  }
+}
+
+TEST_F(Hostile, AnInitialisedUserfaultfdIsRefused) {
+  {
+    const Memory beacon(kPage);
+    const UniqueFd used = make_userfaultfd();
+    uffdio_api api{UFFD_API, 0, 0};
+    ASSERT_EQ(::ioctl(used.get(), UFFDIO_API, &api), 0);
+    const Raw raw(socket());
+    EXPECT_EQ(raw.hello().header.status, 0);
+    const Answer answer = raw.attach(used.get(), beacon.address());
+    EXPECT_TRUE(answer.refused_with(EBUSY)) << answer;
+  }
+  expect_unharmed("an initialised userfaultfd");
+}
+
+TEST_F(Hostile, OneUserfaultfdServesOneSession) {
+  {
+    const Memory first_beacon(kPage);
+    const Memory second_beacon(kPage);
+    const UniqueFd userfaultfd = make_userfaultfd();
+    const Raw first(socket());
+    const Raw second(socket());
+    EXPECT_EQ(first.hello().header.status, 0);
+    EXPECT_EQ(second.hello().header.status, 0);
+    EXPECT_EQ(first.attach(userfaultfd.get(), first_beacon.address()).header.status, 0);
+    EXPECT_TRUE(second.attach(userfaultfd.get(), second_beacon.address()).refused_with(EBUSY));
+  }
+  expect_unharmed("one userfaultfd sent twice");
+}
+
+TEST_F(Hostile, ABeaconThatIsNoPageIsRefused) {
+  const UniqueFd binary{::open("/proc/self/exe", O_RDONLY | O_CLOEXEC)};
+  void* const text = ::mmap(nullptr, kPage, PROT_READ, MAP_SHARED, binary.get(), 0);
+  ASSERT_NE(text, MAP_FAILED);
+  const Memory page(2 * kPage);
+  std::uint64_t unmapped = 0;
+  { unmapped = Memory(kPage).address(); }
+  for (const std::uint64_t beacon :
+       {std::uint64_t{0}, page.address() + 1, page.address() + kPage / 2, unmapped, number(text),
+        std::uint64_t{1} << 47, ~std::uint64_t{0} - kPage + 1}) {
+    {
+      const Raw raw(socket());
+      EXPECT_EQ(raw.hello().header.status, 0);
+      const UniqueFd userfaultfd = make_userfaultfd();
+      const Answer answer = raw.attach(userfaultfd.get(), beacon);
+      EXPECT_TRUE(answer.refused()) << std::hex << beacon << ": " << answer;
+    }
+    expect_unharmed("beacon " + std::to_string(beacon));
+  }
+  ::munmap(text, kPage);
+}
+
+TEST_F(Hostile, ABeaconInSharedMemoryHarmsNobody) {
+  EXPECT_FALSE(in_child([&] {
+                 ::alarm(kChildWithinSeconds);
+                 const UniqueFd memfd{::memfd_create("beacon", MFD_CLOEXEC)};
+                 if (::ftruncate(memfd.get(), kPage) != 0) return 1;
+                 const Memory beacon(kPage, MAP_SHARED, memfd.get());
+                 const Raw raw(socket());
+                 (void)raw.hello();
+                 const UniqueFd userfaultfd = make_userfaultfd();
+                 (void)raw.attach(userfaultfd.get(), beacon.address());
+                 return touch(*beacon.data());
+               }).killed_by(SIGALRM));
+  expect_unharmed("a beacon in shared memory");
+}
+
+TEST_F(Hostile, AttachingTwiceIsRefused) {
+  {
+    const Attached session(socket());
+    const Memory beacon(kPage);
+    const UniqueFd userfaultfd = make_userfaultfd();
+    EXPECT_TRUE(session->attach(userfaultfd.get(), beacon.address()).refused_with(EISCONN));
+    EXPECT_TRUE(session->call(Op::attach_forked, wire::AttachForkedRequest{}).refused());
+  }
+  expect_unharmed("attaching twice");
+}
+
+TEST_F(Hostile, AMadeUpCookieOpensNothing) {
+  {
+    const Raw raw(socket());
+    EXPECT_EQ(raw.hello().header.status, 0);
+    std::mt19937_64 random(announce_seed());
+    for (int i = 0; i < 200; ++i) {
+      wire::AttachForkedRequest request;  // all zero at first
+      if (i > 0) {
+        for (auto& byte : request.cookie) byte = static_cast<std::uint8_t>(random());
+      }
+      EXPECT_TRUE(raw.call(Op::attach_forked, request).refused_with(ENOENT));
+    }
+  }
+  expect_unharmed("made-up cookies");
+}
+
+// The descriptor of another address space, given by its owner: the daemon serves that one, and
+// outlives it.
+TEST_F(Hostile, TheUserfaultfdOfAnotherProcess) {
+  for (const bool dies_first : {true, false}) {
+    {
+      std::array<int, 2> ends{};
+      ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()), 0);
+      const UniqueFd mine{ends[0]};
+      UniqueFd its{ends[1]};
+      Child child([&] {
+        const Memory beacon(kPage);
+        const UniqueFd userfaultfd = make_userfaultfd();
+        const std::uint64_t address = beacon.address();
+        const std::array fds{userfaultfd.get()};
+        if (wire::send_packet(its.get(), bytes_of(address), fds) != 0) return 1;
+        ::pause();
+        return 0;
+      });
+      its.reset();
+      wire::Packet packet;
+      ASSERT_EQ(wire::receive_packet(mine.get(), packet), 0);
+      ASSERT_EQ(packet.fds.size(), 1U);
+      std::uint64_t beacon = 0;
+      std::memcpy(&beacon, packet.bytes.data(), sizeof(beacon));
+      const auto end_child = [&] {
+        child.kill(SIGKILL);
+        child.wait();
+      };
+      if (dies_first) end_child();
+      const Raw raw(socket());
+      EXPECT_EQ(raw.hello().header.status, 0);
+      const Answer attached = raw.attach(packet.fds.front().get(), beacon);
+      if (dies_first) {
+        EXPECT_TRUE(attached.refused()) << attached;
+      } else {
+        EXPECT_EQ(attached.transport, 0);
+        // Its own memory is not in that address space, and so cannot be mapped.
+        wire::ObjectCreateRequest create;
+        create.size = kPage;
+        const Answer created = raw.call(Op::object_create, create);
+        const Memory memory(kPage, MAP_SHARED | MAP_ANONYMOUS);
+        wire::MapRequest request;
+        request.handle = created.body<wire::ObjectReply>().handle;
+        request.address = memory.address();
+        request.length = kPage;
+        request.flags = wire::kMapShared;
+        EXPECT_TRUE(raw.call(Op::map, request).refused());
+        end_child();
+        EXPECT_TRUE(raw.call(Op::map, request).refused());
+        EXPECT_EQ(raw.call(Op::process_stats).transport, 0);
+        EXPECT_EQ(raw.call(Op::mapping_stats, wire::MappingStatsRequest{beacon}).transport, 0);
+      }
+    }
+    expect_unharmed("the userfaultfd of another process");
+  }
+}
+
+// --- objects and mappings
+
+TEST_F(Hostile, HandlesThatDoNotExistAreRefused) {
+  {
+    Attached session(socket());
+    const wire::ObjectReply object = session.create(kPage);
+    for (const std::uint64_t handle :
+         {std::uint64_t{0}, object.handle + 1, object.handle - 1, ~std::uint64_t{0}}) {
+      EXPECT_TRUE(session->call(Op::object_stat, wire::HandleRequest{handle}).refused_with(EBADF));
+      EXPECT_TRUE(session->call(Op::object_close, wire::HandleRequest{handle}).refused_with(EBADF));
+      wire::MapRequest request;
+      request.handle = handle;
+      request.address = 0x1000'0000;
+      request.length = kPage;
+      request.flags = wire::kMapShared;
+      EXPECT_TRUE(session->call(Op::map, request).refused_with(EBADF));
+    }
+    EXPECT_EQ(session->call(Op::object_close, wire::HandleRequest{object.handle}).header.status, 0);
+    EXPECT_TRUE(
+        session->call(Op::object_close, wire::HandleRequest{object.handle}).refused_with(EBADF));
+  }
+  expect_unharmed("made-up handles");
+}
+
+TEST_F(Hostile, RangesThatAreNotTheObjectsAreRefused) {
+  {
+    Attached session(socket());
+    UniqueFd memfd;
+    const wire::ObjectReply object = session.create(8 * kPage, {}, -1, &memfd);
+    const Memory good(16 * kPage, MAP_SHARED, memfd.get());
+    constexpr std::uint64_t kTop = std::numeric_limits<std::uint64_t>::max() - kPage + 1;
+    struct Lie {
+      const char* what;
+      std::uint64_t address, length, offset;
+      std::uint32_t flags = wire::kMapShared;
+    };
+    const std::uint64_t at = good.address();
+    for (const Lie& lie : {
+             Lie{"nothing", at, 0, 0},
+             Lie{"an odd address", at + 8, kPage, 0},
+             Lie{"an odd length", at, kPage + 1, 0},
+             Lie{"an odd offset", at, kPage, 100},
+             Lie{"address 0", 0, kPage, 0},
+             Lie{"the last page there is", kTop, kPage, 0},
+             Lie{"an address that wraps", kTop, 2 * kPage, 0},
+             Lie{"a kernel address", 0xffff'8000'0000'0000, kPage, 0},
+             Lie{"a length that wraps", at, kTop, 0},
+             Lie{"a length past the object", at, 9 * kPage, 0},
+             Lie{"an offset past the object", at, kPage, 8 * kPage},
+             Lie{"an offset that wraps", at, 2 * kPage, kTop},
+             Lie{"offset and length past the object", at, 5 * kPage, 4 * kPage},
+             Lie{"no kind", at, kPage, 0, 0},
+             Lie{"both kinds", at, kPage, 0, wire::kMapShared | wire::kMapPrivate},
+             Lie{"a flag that is none", at, kPage, 0, wire::kMapShared | 0x80},
+         }) {
+      wire::MapRequest request;
+      request.handle = object.handle;
+      request.address = lie.address;
+      request.length = lie.length;
+      request.object_offset = lie.offset;
+      request.flags = lie.flags;
+      const Answer answer = session->call(Op::map, request);
+      EXPECT_TRUE(answer.refused_with(EINVAL)) << lie.what << ": " << answer;
+    }
+  }
+  expect_unharmed("ranges that lie");
+}
+
+TEST_F(Hostile, MemoryThatIsNotSharedMemoryIsRefused) {
+  {
+    Attached session(socket());
+    const wire::ObjectReply object = session.create(8 * kPage);
+    const UniqueFd binary{::open("/proc/self/exe", O_RDONLY | O_CLOEXEC)};
+    void* const text = ::mmap(nullptr, kPage, PROT_READ, MAP_SHARED, binary.get(), 0);
+    ASSERT_NE(text, MAP_FAILED);
+    const Memory anonymous(8 * kPage);
+    std::uint64_t unmapped = 0;
+    { unmapped = Memory(8 * kPage).address(); }
+    int on_stack = 0;
+    for (const std::uint64_t address : {anonymous.address(), unmapped, number(text),
+                                        number(&on_stack) & ~(kPage - 1), std::uint64_t{kPage}}) {
+      wire::MapRequest request;
+      request.handle = object.handle;
+      request.address = address;
+      request.length = kPage;
+      for (const std::uint32_t flags :
+           {wire::kMapShared, wire::kMapPrivate, wire::kMapPrivate | wire::kMapWrite}) {
+        request.flags = flags;
+        const Answer answer = session->call(Op::map, request);
+        EXPECT_TRUE(answer.refused()) << std::hex << address << ": " << answer;
+      }
+    }
+    anonymous.data()[0] = kMark;
+    ::munmap(text, kPage);
+  }
+  expect_unharmed("memory that is not shared memory");
+}
+
+// Shared memory, but not the object's: who maps that gets what it asked for, and its faults end.
+TEST_F(Hostile, TheMemoryOfAnotherFileHarmsNobody) {
+  const PatternFile file(8 * kPage);
+  for (const std::uint32_t flags : {wire::kMapShared, wire::kMapShared | wire::kMapWrite,
+                                    wire::kMapPrivate, wire::kMapPrivate | wire::kMapWrite}) {
+    for (const bool from_file : {false, true}) {
+      const Outcome outcome = in_child([&] {
+        ::alarm(kChildWithinSeconds);
+        Attached session(socket());
+        const wire::ObjectReply object = session.create(8 * kPage, {}, from_file ? file.fd() : -1);
+        const UniqueFd other{::memfd_create("other", MFD_CLOEXEC)};
+        if (::ftruncate(other.get(), 8 * kPage) != 0) return 1;
+        const Memory memory(8 * kPage, MAP_SHARED, other.get());
+        wire::MapRequest request;
+        request.handle = object.handle;
+        request.address = memory.address();
+        request.length = 8 * kPage;
+        request.flags = flags;
+        if (session->call(Op::map, request).refused()) return 0;
+        touch(memory.data()[3 * kPage]);
+        memory.data()[5 * kPage] = kMark;
+        return 0;
+      });
+      EXPECT_TRUE(outcome.exited(0) || outcome.killed_by(SIGBUS)) << outcome;
+      expect_unharmed("the memory of another file");
+    }
+  }
+}
+
+// Reads one page of memory that it says is the named object's, and is not.
+Outcome lie_about(const std::string& socket, const char* name) {
+  return in_child([&] {
+    ::alarm(kChildWithinSeconds);
+    Attached session(socket);
+    const wire::ObjectReply object = session.open(name, wire::Access::read_only);
+    const UniqueFd other{::memfd_create("other", MFD_CLOEXEC)};
+    if (::ftruncate(other.get(), static_cast<off_t>(object.size)) != 0) return 1;
+    const Memory memory(object.size, MAP_SHARED, other.get());
+    wire::MapRequest request;
+    request.handle = object.handle;
+    request.address = memory.address();
+    request.length = object.size;
+    request.flags = wire::kMapShared;
+    if (session->call(Op::map, request).refused()) return 0;
+    return touch(*memory.data());
+  });
+}
+
+TEST_F(Hostile, AReaderThatLiesDoesNotUndoWritesToAFilesObject) {
+  {
+    const PatternFile file(kPage);
+    fl_client* client = connect(socket());
+    fl_object* object = create_from(client, file.fd(), 0, "victim");
+    const auto shared = map(object, kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+    const std::byte written = ~file.bytes()[0];
+    shared[0] = written;
+    const Outcome outcome = lie_about(socket(), "victim");
+    EXPECT_TRUE(outcome.exited(0) || outcome.killed_by(SIGBUS)) << outcome;
+    EXPECT_EQ(shared[0], written) << "a reader made the daemon read the file again";
+    EXPECT_EQ(fl_object_unlink(client, "victim"), 0) << fl_last_error();
+    fl_unmap(client, shared.data(), shared.size());
+    fl_object_close(object);
+    fl_disconnect(client);
+  }
+  expect_unharmed("a reader that lies");
+}
+
+TEST_F(Hostile, AReaderThatLiesDoesNotHideWritesToAnEmptyObject) {
+  {
+    fl_client* client = connect(socket());
+    fl_object* object = create(client, kPage, "victim", 0644);
+    const auto shared = map(object, kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+    shared[0] = kMark;
+    const Outcome outcome = lie_about(socket(), "victim");
+    EXPECT_TRUE(outcome.exited(0) || outcome.killed_by(SIGBUS)) << outcome;
+    const auto view = map(object, kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
+    view[1] = kMark;
+    EXPECT_EQ(view[0], kMark) << "a private copy was made of zeroes";
+    EXPECT_EQ(fl_object_unlink(client, "victim"), 0) << fl_last_error();
+    fl_unmap(client, view.data(), view.size());
+    fl_unmap(client, shared.data(), shared.size());
+    fl_object_close(object);
+    fl_disconnect(client);
+  }
+  expect_unharmed("a reader that lies");
+}
+
+// A writer may tear pages out of the object's memfd; what it had there is lost, and nothing else.
+TEST_F(Hostile, PagesTornOutOfAnObjectComeBack) {
+  const Outcome outcome = in_child([&] {
+    ::alarm(kChildWithinSeconds);
+    fl_client* client = connect(socket());
+    fl_object* object = create(client, 64 * kPage);
+    const auto shared = map(object, 64 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+    for (int round = 0; round < 50; ++round) {
+      for (std::size_t page = 0; page < 64; ++page) shared[page * kPage] = kMark;
+      if (::fallocate(fl_object_fd(object), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+                      64 * kPage) != 0) {
+        return 1;
+      }
+      if (shared[7 * kPage] != std::byte{0}) return 2;
+    }
+    return 0;
+  });
+  EXPECT_TRUE(outcome.exited(0)) << outcome;
+  expect_unharmed("holes in an object");
+}
+
+TEST_F(Hostile, ObjectRequestsThatLieAreRefused) {
+  {
+    const Attached session(socket());
+    const auto refused = [&](int error, auto change) {
+      wire::ObjectCreateRequest request;
+      request.size = kPage;
+      change(request);
+      const Answer answer = session->call(Op::object_create, request);
+      EXPECT_TRUE(answer.refused_with(error)) << std::strerror(error) << ", not " << answer;
+    };
+    refused(EINVAL, [](auto& r) { r.size = 0; });
+    refused(EFBIG, [](auto& r) { r.size = ~std::uint64_t{0}; });
+    refused(EFBIG, [](auto& r) { r.size = std::uint64_t{1} << 63; });
+    refused(EINVAL, [](auto& r) { r.flags = 2; });
+    refused(EINVAL, [](auto& r) { r.mode = 07777; });
+    refused(EINVAL, [](auto& r) { r.page_size = 1; });
+    refused(EINVAL, [](auto& r) { r.page_size = 3U << 20; });
+    refused(EINVAL, [](auto& r) { r.file_offset = kPage; });
+    wire::ObjectOpenRequest open;
+    for (const std::uint32_t access : {0U, 3U, 0xffff'ffffU}) {
+      open.access = static_cast<wire::Access>(access);
+      EXPECT_TRUE(session->call(Op::object_open, open).refused_with(EINVAL)) << access;
+    }
+  }
+  expect_unharmed("object requests that lie");
+}
+
+TEST_F(Hostile, OddNamesAreRefused) {
+  {
+    const Attached session(socket());
+    const auto everywhere = [&](const wire::Name& name, const char* what) {
+      wire::ObjectCreateRequest create;
+      create.size = kPage;
+      create.name = name;
+      EXPECT_TRUE(session->call(Op::object_create, create).refused_with(EINVAL)) << what;
+      wire::ObjectOpenRequest open;
+      open.access = wire::Access::read_only;
+      open.name = name;
+      EXPECT_TRUE(session->call(Op::object_open, open).refused_with(EINVAL)) << what;
+      EXPECT_TRUE(session->call(Op::object_unlink, wire::UnlinkRequest{name}).refused()) << what;
+    };
+    wire::Name endless;
+    endless.fill('a');
+    everywhere(endless, "a name without an end");
+    for (const char* text : {"a/b", "../x", ".hidden", "a b", "a\nb", "a\x1b[2J", "\xff\xfe", "%s",
+                             "a\"b", "\xc3\xa9"}) {
+      wire::Name name{};
+      std::string_view(text).copy(name.data(), wire::kMaxName);
+      everywhere(name, text);
+    }
+    for (int byte = 1; byte < 256; ++byte) {
+      const char c = static_cast<char>(byte);
+      if (std::isalnum(static_cast<unsigned char>(c)) != 0 ||
+          std::string_view("._:@+-").find(c) != std::string_view::npos) {
+        continue;
+      }
+      everywhere(wire::Name{'a', c, 'b'}, "an odd byte");
+    }
+  }
+  expect_unharmed("odd names");
+}
+
+TEST_F(Hostile, ANameWithBytesBehindItsEndIsRefused) {
+  {
+    Attached session(socket());
+    wire::ObjectCreateRequest create;
+    create.size = kPage;
+    create.name = {'a', '\0', 'b'};
+    const Answer answer = session->call(Op::object_create, create);
+    EXPECT_TRUE(answer.refused_with(EINVAL)) << answer;
+    if (answer.header.status == 0) {
+      EXPECT_EQ(session.unlink("a").header.status, 0);
+    }
+  }
+  expect_unharmed("a name with bytes behind its end");
+}
+
+TEST_F(Hostile, AnObjectMadeOfAnObjectsOwnMemory) {
+  const Outcome outcome = in_child([&] {
+    ::alarm(kChildWithinSeconds);
+    fl_client* client = connect(socket());
+    fl_object* object = create(client, 16 * kPage);
+    const auto below = map(object, 16 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+    below[kPage] = kMark;
+    const auto above =
+        map(create_from(client, fl_object_fd(object)), 16 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+    return above[kPage] == kMark && above[9 * kPage] == std::byte{0} ? 0 : 1;
+  });
+  EXPECT_TRUE(outcome.exited(0)) << outcome;
+  expect_unharmed("an object made of an object");
+}
+
+// --- behaviour
+
+TEST_F(Hostile, AClientThatNeverReadsItsRepliesStopsOnlyItself) {
+  {
+    std::vector<Raw> sessions;
+    for (int i = 0; i < 8; ++i) {
+      Raw& raw = sessions.emplace_back(socket());
+      EXPECT_EQ(raw.hello().header.status, 0);
+      // Every reply carries a descriptor.
+      const wire::AdminRequest query{wire::AdminQuery::status, 0};
+      const auto request = wire::join(header_of(Op::admin, sizeof(query)), query);
+      // Full, and full still when the daemon has had its time to read on.
+      EXPECT_TRUE(eventually([&] {
+        int error = 0;
+        while (error == 0) error = raw.send(request, {}, MSG_DONTWAIT);
+        EXPECT_EQ(error, EAGAIN);
+        ::poll(nullptr, 0, 20);
+        return raw.send(request, {}, MSG_DONTWAIT) == EAGAIN;
+      }));
+      EXPECT_TRUE(bystander_.served());
+    }
+    EXPECT_LT(daemon_.open_descriptors(), descriptors_ + 100);
+    EXPECT_EQ(daemon_.ask(wire::AdminQuery::status)["status"]["pid"], daemon_.pid());
+    // One that reads at last gets every reply, in order.
+    for (int i = 0; i < 20; ++i) {
+      const Answer answer = sessions.front().receive();
+      EXPECT_EQ(answer.header.status, 0) << answer;
+      EXPECT_EQ(answer.packet.fds.size(), 1U);
+    }
+  }
+  expect_unharmed("a client that never reads");
+}
+
+TEST_F(Hostile, ClosingWhileTheDaemonAnswers) {
+  constexpr std::size_t kSessions = 200;
+  const PatternFile file(4 * kPage);
+  // A page each: a session whose reply nobody awaits may be attached when the next one begins.
+  const Memory beacons(kSessions * kPage);
+  for (std::size_t i = 0; i < kSessions; ++i) {
+    const UniqueFd userfaultfd = make_userfaultfd();
+    const Raw raw(socket());
+    EXPECT_EQ(raw.hello().header.status, 0);
+    const std::array fds{userfaultfd.get()};
+    const wire::AttachNewRequest attach{beacons.address() + i * kPage};
+    EXPECT_EQ(raw.send(wire::join(header_of(Op::attach_new, sizeof(attach)), attach), fds), 0);
+    if (i % 2 == 0) continue;
+    EXPECT_EQ(raw.receive().header.status, 0);
+    wire::ObjectCreateRequest create;
+    create.flags = wire::kObjectFromFile;
+    const std::array files{file.fd()};
+    EXPECT_EQ(raw.send(wire::join(header_of(Op::object_create, sizeof(create)), create), files), 0);
+  }
+  expect_unharmed("200 sessions closed before their reply");
+}
+
+TEST_F(Hostile, TwoThousandQuickConnections) {
+  for (int i = 0; i < 2000; ++i) {
+    const Raw raw(socket());
+    if (i % 2 == 0) (void)raw.send(bytes_of(header_of(Op::hello, 0)));
+  }
+  expect_unharmed("2000 quick connections");
+}
+
+TEST_F(Hostile, NamedObjectsOutliveTheirMakerAndAreNotItsDescriptors) {
+  {
+    Attached maker(socket());
+    (void)maker.create(kPage, "left-behind");
+  }
+  {
+    Attached finder(socket());
+    (void)finder.open("left-behind", wire::Access::read_only);
+    EXPECT_EQ(finder.unlink("left-behind").header.status, 0);
+    EXPECT_TRUE(finder.unlink("left-behind").refused_with(ENOENT));
+  }
+  expect_unharmed("an object left behind");
+}
+
+// --- fuzz
+
+class Fuzzer {
+ public:
+  Fuzzer(std::string socket, std::uint64_t seed)
+      : socket_(std::move(socket)), random_(seed), other_(::memfd_create("fuzz", MFD_CLOEXEC)) {
+    EXPECT_EQ(::ftruncate(other_.get(), 64 * kPage), 0);
+    arena_.emplace(64 * kPage, MAP_SHARED, other_.get());
+  }
+
+  // How many packets were answered, by a reply or by the end of the connection; -1 where one was
+  // not.
+  int run(std::chrono::milliseconds time) {
+    const auto end = std::chrono::steady_clock::now() + time;
+    int packets = 0;
+    while (std::chrono::steady_clock::now() < end) {
+      Memory beacon(kPage);
+      const Raw raw(socket_);
+      (void)raw.hello();
+      const UniqueFd userfaultfd = make_userfaultfd();
+      if (below(4) != 0) (void)raw.attach(userfaultfd.get(), beacon.address());
+      for (unsigned left = 1 + below(60); left > 0; --left) {
+        std::vector<std::byte> packet = valid_packet();
+        mutate(packet);
+        const std::array all{other_.get(), userfaultfd.get(), other_.get()};
+        const unsigned count = below(3) != 0 ? below(2) : below(4);
+        const Answer answer = raw.exchange(packet, std::span<const int>(all).first(count));
+        ++packets;
+        if (answer.closed()) break;
+        if (answer.transport != 0) {
+          std::cerr << "packet " << packets << ": " << answer << std::endl;
+          return -1;
+        }
+      }
+    }
+    return packets;
+  }
+
+ private:
+  unsigned below(unsigned limit) { return static_cast<unsigned>(random_() % limit); }
+
+  template <typename Body>
+  static std::vector<std::byte> packed(Op op, const Body& body) {
+    const auto bytes = wire::join(header_of(op, sizeof(body)), body);
+    return {bytes.begin(), bytes.end()};
+  }
+
+  std::uint64_t odd_number() {
+    constexpr std::array<std::uint64_t, 8> kOdd{0,
+                                                1,
+                                                kPage,
+                                                kPage - 1,
+                                                std::uint64_t{1} << 47,
+                                                std::uint64_t{1} << 63,
+                                                ~std::uint64_t{0},
+                                                ~std::uint64_t{0} - kPage + 1};
+    return kOdd.at(below(kOdd.size()));
+  }
+
+  std::vector<std::byte> valid_packet() {
+    wire::Name name{'f', 'u', 'z', 'z', static_cast<char>('a' + below(6))};
+    switch (below(13)) {
+      case 0:
+        return packed(Op::hello, wire::HelloRequest{});
+      case 1:
+        return packed(Op::attach_new, wire::AttachNewRequest{arena_->address()});
+      case 2:
+        return packed(Op::attach_forked, wire::AttachForkedRequest{});
+      case 3:
+      case 4: {
+        wire::ObjectCreateRequest request;
+        request.size = (1 + below(64)) * kPage;
+        request.flags = below(2);
+        request.mode = 0644;
+        if (below(2) != 0) request.name = name;
+        return packed(Op::object_create, request);
+      }
+      case 5:
+        return packed(Op::object_open,
+                      wire::ObjectOpenRequest{static_cast<wire::Access>(1 + below(2)), 0, name});
+      case 6:
+        return packed(Op::object_stat, wire::HandleRequest{below(5)});
+      case 7:
+        return packed(Op::object_unlink, wire::UnlinkRequest{name});
+      case 8:
+        return packed(Op::object_close, wire::HandleRequest{below(5)});
+      case 9:
+      case 10: {
+        wire::MapRequest request;
+        request.handle = below(5);
+        request.address = arena_->address() + below(32) * kPage;
+        request.length = (1 + below(32)) * kPage;
+        request.object_offset = below(4) * kPage;
+        request.flags = below(8);
+        return packed(Op::map, request);
+      }
+      case 11:
+        return packed(Op::mapping_stats, wire::MappingStatsRequest{arena_->address()});
+      default:
+        return packed(Op::admin, wire::AdminRequest{static_cast<wire::AdminQuery>(below(6)),
+                                                    static_cast<std::uint32_t>(::getpid())});
+    }
+  }
+
+  void mutate(std::vector<std::byte>& packet) {
+    constexpr std::size_t kHeader = sizeof(wire::RequestHeader);
+    for (unsigned changes = below(4); changes > 0; --changes) {
+      switch (below(8)) {
+        case 0:  // anywhere, the header too
+          packet[random_() % packet.size()] ^= static_cast<std::byte>(1U << below(8));
+          break;
+        case 1:
+          packet.resize(1 + random_() % (2 * wire::kMaxPacket));
+          break;
+        case 2:
+        case 3: {  // a number that is on the edge
+          const std::uint64_t odd = odd_number();
+          const std::size_t words =
+              packet.size() > kHeader ? (packet.size() - kHeader) / sizeof(odd) : 0;
+          if (words == 0) break;
+          std::memcpy(packet.data() + kHeader + (random_() % words) * sizeof(odd), &odd,
+                      sizeof(odd));
+          break;
+        }
+        default:  // the body alone, so that it gets past the first check
+          if (packet.size() <= kHeader) break;
+          packet[kHeader + random_() % (packet.size() - kHeader)] =
+              static_cast<std::byte>(random_());
+      }
+    }
+  }
+
+  std::string socket_;
+  std::mt19937_64 random_;
+  UniqueFd other_;
+  std::optional<Memory> arena_;
+};
+
+TEST_F(Hostile, RandomPacketsHarmNobody) {
+  const std::uint64_t seed = announce_seed();
+  const Outcome outcome = in_child([&] {
+    ::alarm(60);
+    const int packets = Fuzzer(socket(), seed).run(std::chrono::milliseconds(1000));
+    std::cout << packets << " packets" << std::endl;
+    return packets > 50 ? 0 : 1;
+  });
+  EXPECT_TRUE(outcome.exited(0)) << outcome;
+  {
+    // Objects that have a name stay, as they should.
+    const Attached session(socket());
+    const nlohmann::json left = daemon_.ask(wire::AdminQuery::objects);
+    for (const auto& object : left["objects"]) {
+      const std::string name = object["name"];
+      if (!name.empty() && object["linked"]) {
+        EXPECT_EQ(session.unlink(name).header.status, 0) << name;
+      }
+    }
+  }
+  expect_unharmed("random packets");
+}
+
+}  // namespace
+}  // namespace faultline::testing
