@@ -57,7 +57,7 @@ TEST_F(Death, KilledWhileMappedReleasesEverythingWithinASecond) {
 
 TEST_F(Death, KilledAtRandomMomentsOfAFaultStormHarmsNobodyElse) {
   const PatternFile file(512 * kPage);
-  fl_object* object = create_from(client_, file.fd());
+  const Object object = create_from(client_, file.fd());
   const std::size_t descriptors = daemon_.open_descriptors();
   for (useconds_t delay = 0; delay < 40; ++delay) {
     Gate started;
@@ -104,11 +104,11 @@ TEST_F(Death, ConnectingAndDisconnectingLeaksNothing) {
   for (int i = 0; i < 200; ++i) {
     EXPECT_TRUE(in_child([&] {
                   return fresh_client(daemon_.socket(), [&](fl_client* client) {
-                    fl_object* object = create(client, 4 * kPage);
+                    Object object = create(client, 4 * kPage);
                     const auto memory = map(object, 4 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
                     memory[0] = kOne;
                     if (fl_unmap(client, memory.data(), memory.size()) != 0) return 1;
-                    if (fl_object_close(object) != 0) return 2;
+                    if (fl_object_close(object.release()) != 0) return 2;
                     return fl_disconnect(client) == 0 ? 0 : 3;
                   });
                 }).exited(0));

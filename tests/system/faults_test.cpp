@@ -30,7 +30,7 @@ TEST_F(Faults, SharedReadOfAnAbsentPageIsAMissingFaultAndReadsZero) {
 
 // A page that another mapping made resident is a minor fault, and is the same page.
 TEST_F(Faults, SharedReadThroughASecondMappingIsAMinorFault) {
-  fl_object* object = create(client_, 4 * kPage);
+  const Object object = create(client_, 4 * kPage);
   const auto first = map(object, 4 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
   const auto second = map(object, 4 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
   first[kPage] = kOne;
@@ -51,7 +51,7 @@ TEST_F(Faults, SharedWriteOfAnAbsentPageIsAWriteFault) {
 }
 
 TEST_F(Faults, PrivateReadMapsTheObjectsOwnPageAndSeesItChange) {
-  fl_object* object = create(client_, kPage);
+  const Object object = create(client_, kPage);
   const auto shared = map(object, kPage, FL_MAP_SHARED | FL_MAP_WRITE);
   const auto view = map(object, kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
   shared[0] = kOne;
@@ -66,7 +66,7 @@ TEST_F(Faults, PrivateReadMapsTheObjectsOwnPageAndSeesItChange) {
 
 // First write to a page that is not mapped: the daemon makes the copy.
 TEST_F(Faults, PrivateWriteToAnUnmappedPageCopiesIt) {
-  fl_object* object = create(client_, kPage);
+  const Object object = create(client_, kPage);
   const auto shared = map(object, kPage, FL_MAP_SHARED | FL_MAP_WRITE);
   shared[1] = kOne;
   const auto view = map(object, kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
@@ -84,7 +84,7 @@ TEST_F(Faults, PrivateWriteToAnUnmappedPageCopiesIt) {
 
 // First write to a page mapped by a read: the protection is lifted and the kernel copies.
 TEST_F(Faults, PrivateWriteAfterAReadIsAWriteProtectFault) {
-  fl_object* object = create(client_, kPage);
+  const Object object = create(client_, kPage);
   const auto shared = map(object, kPage, FL_MAP_SHARED | FL_MAP_WRITE);
   shared[1] = kOne;
   const auto view = map(object, kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
@@ -100,7 +100,7 @@ TEST_F(Faults, PrivateWriteAfterAReadIsAWriteProtectFault) {
 }
 
 TEST_F(Faults, PrivateWriteToAbsentZeroPagesLeavesTheObjectWithoutMemory) {
-  fl_object* object = create(client_, 64 * kPage);
+  const Object object = create(client_, 64 * kPage);
   const auto view = map(object, 64 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
   for (std::size_t page = 0; page < 64; ++page) view[page * kPage] = kOne;
   fl_object_info info{};
@@ -110,7 +110,7 @@ TEST_F(Faults, PrivateWriteToAbsentZeroPagesLeavesTheObjectWithoutMemory) {
 }
 
 TEST_F(Faults, AStoreThroughAReadOnlyMappingIsASegmentationFault) {
-  fl_object* object = create(client_, kPage);
+  const Object object = create(client_, kPage);
   for (const std::uint32_t kind : {FL_MAP_SHARED, FL_MAP_PRIVATE}) {
     const auto memory = map(object, kPage, kind);
     EXPECT_EQ(memory[0], std::byte{0});
@@ -135,7 +135,7 @@ TEST_F(Faults, ReadIntoAMappingFillsIt) {
 // ... and write(2) from one.
 TEST_F(Faults, WriteFromAMappingOfAFileSendsItsContent) {
   const PatternFile file(16 * kPage);
-  fl_object* object = create_from(client_, file.fd());
+  const Object object = create_from(client_, file.fd());
   for (const std::uint32_t kind : {FL_MAP_SHARED, FL_MAP_PRIVATE}) {
     const auto memory = map(object, 16 * kPage, kind);
     const PatternFile target(kPage);
@@ -149,7 +149,7 @@ TEST_F(Faults, WriteFromAMappingOfAFileSendsItsContent) {
 
 TEST_F(Faults, AFileObjectReadsAsItsFileAndZeroBehindIt) {
   const PatternFile file(10 * kPage + 123);
-  fl_object* object = create_from(client_, file.fd());
+  const Object object = create_from(client_, file.fd());
   const auto memory = map(object, 11 * kPage, FL_MAP_SHARED);
   EXPECT_EQ(std::memcmp(memory.data(), file.bytes().data(), file.bytes().size()), 0);
   for (std::size_t i = file.bytes().size(); i < memory.size(); ++i) {
@@ -165,8 +165,9 @@ TEST_F(Faults, PartOfAFileIsTakenFromItsOffset) {
   spec.file_fd = file.fd();
   spec.file_offset = 5 * kPage;
   spec.size = 2 * kPage + 1;
-  fl_object* object = nullptr;
-  ASSERT_EQ(fl_object_create(client_, &spec, &object), 0) << fl_last_error();
+  fl_object* created = nullptr;
+  ASSERT_EQ(fl_object_create(client_, &spec, &created), 0) << fl_last_error();
+  const Object object{created};
   const auto memory = map(object, 2 * kPage, FL_MAP_PRIVATE, kPage);
   EXPECT_EQ(std::memcmp(memory.data(), file.bytes().data() + 6 * kPage, kPage + 1), 0);
   EXPECT_EQ(memory[kPage + 1], std::byte{0});
@@ -175,7 +176,7 @@ TEST_F(Faults, PartOfAFileIsTakenFromItsOffset) {
 // The page that the file lost is poisoned; every other page, and every other process, goes on.
 TEST_F(Faults, AFileThatShrinksRaisesSigbusForWhatItLostAlone) {
   const PatternFile file(64 * kPage);
-  fl_object* object = create_from(client_, file.fd());
+  const Object object = create_from(client_, file.fd());
   const auto memory = map(object, 64 * kPage, FL_MAP_SHARED);
   EXPECT_EQ(memory[0], file.bytes()[0]);
   file.truncate(32 * kPage);
@@ -188,7 +189,7 @@ TEST_F(Faults, AFileThatShrinksRaisesSigbusForWhatItLostAlone) {
 
 TEST_F(Faults, AMappingOfATerabyteTakesWhatIsTouched) {
   constexpr std::uint64_t kTerabyte = std::uint64_t{1} << 40;
-  fl_object* object = create(client_, kTerabyte);
+  const Object object = create(client_, kTerabyte);
   const auto memory = map(object, kTerabyte, FL_MAP_SHARED | FL_MAP_WRITE);
   memory[kTerabyte - 1] = kOne;
   memory[kTerabyte / 2] = kTwo;
@@ -202,7 +203,7 @@ TEST_F(Faults, AMappingOfATerabyteTakesWhatIsTouched) {
 // Threads that fault on the same pages at once all get on, with the content of the file.
 TEST_F(Faults, ManyThreadsOnTheSamePagesAllSeeTheContent) {
   const PatternFile file(256 * kPage);
-  fl_object* object = create_from(client_, file.fd());
+  const Object object = create_from(client_, file.fd());
   for (int round = 0; round < 20; ++round) {
     const auto memory = map(object, 256 * kPage, round % 2 == 0 ? FL_MAP_SHARED : FL_MAP_PRIVATE);
     std::vector<std::thread> threads;
@@ -222,7 +223,7 @@ TEST_F(Faults, ManyThreadsOnTheSamePagesAllSeeTheContent) {
 // already, and the writer must go on all the same (EEXIST at COPY).
 TEST_F(Faults, ReadersAndAPrivateWriterRacingOnOnePageAllGoOn) {
   const PatternFile file(512 * kPage);
-  fl_object* object = create_from(client_, file.fd());
+  const Object object = create_from(client_, file.fd());
   for (int round = 0; round < 10; ++round) {
     const auto view = map(object, 512 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
     bool same = true;
@@ -242,7 +243,7 @@ TEST_F(Faults, ReadersAndAPrivateWriterRacingOnOnePageAllGoOn) {
 // The client's own mprotect cuts its mapping into several of the kernel's VMAs, which one ioctl may
 // not span.
 TEST_F(Faults, SequentialAccessCrossesTheClientsOwnMprotect) {
-  fl_object* object = create(client_, 256 * kPage);
+  const Object object = create(client_, 256 * kPage);
   const auto memory = map(object, 256 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
   for (std::size_t page = 10; page < 256; page += 20) {
     ASSERT_EQ(::mprotect(memory.data() + page * kPage, kPage, PROT_READ), 0);
@@ -253,7 +254,7 @@ TEST_F(Faults, SequentialAccessCrossesTheClientsOwnMprotect) {
 // Sequential private writes open a window of copies; a random write closes it, and what was copied
 // ahead for nothing is counted.
 TEST_F(Faults, CopiesAheadAreCountedWhereTheyWereNotUsed) {
-  fl_object* object = create(client_, 2048 * kPage);
+  const Object object = create(client_, 2048 * kPage);
   const auto view = map(object, 2048 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
   for (std::size_t page = 0; page < 100; ++page) view[page * kPage] = kOne;
   const fl_stats stats = stats_of(client_, view.data());
@@ -264,7 +265,7 @@ TEST_F(Faults, CopiesAheadAreCountedWhereTheyWereNotUsed) {
 }
 
 TEST_F(Faults, ManyMappingsOfOneObjectInOneProcess) {
-  fl_object* object = create(client_, 4 * kPage);
+  const Object object = create(client_, 4 * kPage);
   std::vector<std::span<std::byte>> views;
   for (int i = 0; i < 1200; ++i)
     views.push_back(map(object, kPage, FL_MAP_SHARED | FL_MAP_WRITE, kPage));
@@ -277,7 +278,7 @@ TEST_F(Faults, ManyMappingsOfOneObjectInOneProcess) {
 
 TEST_F(Faults, AnUnmappedPartIsGoneAndTheRestStays) {
   const PatternFile file(30 * kPage);
-  fl_object* object = create_from(client_, file.fd());
+  const Object object = create_from(client_, file.fd());
   const auto memory = map(object, 30 * kPage, FL_MAP_SHARED);
   ASSERT_EQ(fl_unmap(client_, memory.data() + 10 * kPage, 10 * kPage), 0) << fl_last_error();
   EXPECT_EQ(std::memcmp(memory.data(), file.bytes().data(), 10 * kPage), 0);
@@ -290,7 +291,7 @@ TEST_F(Faults, AnUnmappedPartIsGoneAndTheRestStays) {
 
 // Discarding private pages (madvise(2), MADV_DONTNEED) brings the object's back.
 TEST_F(Faults, ADiscardedPrivatePageIsTheObjectsAgain) {
-  fl_object* object = create(client_, kPage);
+  const Object object = create(client_, kPage);
   const auto shared = map(object, kPage, FL_MAP_SHARED | FL_MAP_WRITE);
   const auto view = map(object, kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
   shared[0] = kOne;
@@ -301,7 +302,7 @@ TEST_F(Faults, ADiscardedPrivatePageIsTheObjectsAgain) {
 
 // A client that may write tears the pages out of the memfd: they are supplied anew.
 TEST_F(Faults, APunchedHoleIsSuppliedAnew) {
-  fl_object* object = create(client_, 8 * kPage);
+  const Object object = create(client_, 8 * kPage);
   const auto first = map(object, 8 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
   first[kPage] = kOne;
   ASSERT_EQ(::fallocate(fl_object_fd(object), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,

@@ -23,7 +23,7 @@ using Fork = SystemTest;
 
 TEST_F(Fork, AChildThatNeverUsesTheLibraryReadsAndWrites) {
   const PatternFile file(64 * kPage);
-  fl_object* object = create_from(client_, file.fd());
+  const Object object = create_from(client_, file.fd());
   const auto shared = map(object, 64 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
   const auto view = map(object, 64 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
   EXPECT_TRUE(in_child([&] {
@@ -55,7 +55,7 @@ TEST_F(Fork, AChildMadeByARawCloneIsServed) {
 
 // What each side wrote before the fork both have; what each writes after it, it has alone.
 TEST_F(Fork, PrivatePagesPartAtEachSidesWrite) {
-  fl_object* object = create(client_, 4 * kPage);
+  const Object object = create(client_, 4 * kPage);
   const auto view = map(object, 4 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
   view[0] = kParent;                     // private before the fork
   EXPECT_EQ(view[kPage], std::byte{0});  // mapped, clean
@@ -94,7 +94,7 @@ TEST_F(Fork, GrandchildrenAreServedToo) {
 }
 
 TEST_F(Fork, AChildUsesItsParentsHandlesAndMakesItsOwnMappings) {
-  fl_object* object = create(client_, 4 * kPage, "fork-test");
+  const Object object = create(client_, 4 * kPage, "fork-test");
   const auto shared = map(object, 4 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
   EXPECT_TRUE(in_child([&] {
                 const auto mine = map(object, kPage, FL_MAP_SHARED | FL_MAP_WRITE, kPage);
@@ -112,7 +112,7 @@ TEST_F(Fork, AChildUsesItsParentsHandlesAndMakesItsOwnMappings) {
 
 TEST_F(Fork, ForkingWhileOtherThreadsFaultLosesNoFault) {
   const PatternFile file(2048 * kPage);
-  fl_object* object = create_from(client_, file.fd());
+  const Object object = create_from(client_, file.fd());
   std::atomic<bool> stop{false};
   std::atomic<bool> equal{true};
   std::vector<std::thread> threads;
@@ -158,7 +158,7 @@ TEST_F(Fork, ChildrenThatExitAtOnceLeaveNothingBehind) {
 // order the kernel reports them in, the child has what it had at its fork.
 TEST_F(Fork, UnmapsAndForksThatOvertakeEachOtherLeaveTheChildItsMappings) {
   const PatternFile file(64 * kPage);
-  fl_object* object = create_from(client_, file.fd());
+  const Object object = create_from(client_, file.fd());
   std::atomic<bool> stop{false};
   std::thread unmapper([&] {
     while (!stop) {

@@ -234,14 +234,14 @@ bool eventually(const std::function<bool()>& condition, std::chrono::millisecond
 // --- the client side
 // -------------------------------------------------------------------------------
 
-fl_client* connect(const std::string& socket) {
+Client connect(const std::string& socket) {
   fl_client* client = nullptr;
   const int result = fl_connect(socket.c_str(), &client);
   EXPECT_EQ(result, 0) << fl_last_error();
-  return client;
+  return Client{client};
 }
 
-fl_object* create(fl_client* client, std::size_t bytes, const char* name, std::uint32_t mode) {
+Object create(fl_client* client, std::size_t bytes, const char* name, std::uint32_t mode) {
   fl_object_spec spec{};
   spec.struct_size = sizeof(spec);
   spec.name = name;
@@ -250,10 +250,10 @@ fl_object* create(fl_client* client, std::size_t bytes, const char* name, std::u
   fl_object* object = nullptr;
   const int result = fl_object_create(client, &spec, &object);
   EXPECT_EQ(result, 0) << fl_last_error();
-  return object;
+  return Object{object};
 }
 
-fl_object* create_from(fl_client* client, int file, std::size_t bytes, const char* name) {
+Object create_from(fl_client* client, int file, std::size_t bytes, const char* name) {
   fl_object_spec spec{};
   spec.struct_size = sizeof(spec);
   spec.name = name;
@@ -264,7 +264,7 @@ fl_object* create_from(fl_client* client, int file, std::size_t bytes, const cha
   fl_object* object = nullptr;
   const int result = fl_object_create(client, &spec, &object);
   EXPECT_EQ(result, 0) << fl_last_error();
-  return object;
+  return Object{object};
 }
 
 std::span<std::byte> map(fl_object* object, std::size_t bytes, std::uint32_t flags,
@@ -301,11 +301,11 @@ void PatternFile::truncate(std::size_t bytes) const {
 void SystemTest::SetUp() {
   ASSERT_TRUE(daemon_.ready());
   client_ = connect(daemon_.socket());
-  ASSERT_NE(client_, nullptr);
+  ASSERT_TRUE(client_);
 }
 
 void SystemTest::TearDown() {
-  fl_disconnect(client_);
+  client_.reset();
 }
 
 }  // namespace faultline::testing

@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "faultline/faultline.h"
@@ -98,12 +99,35 @@ class Gate {
 bool eventually(const std::function<bool()>& condition,
                 std::chrono::milliseconds within = std::chrono::milliseconds(3000));
 
+// Closed at the end of its scope; passes for the library's own pointer.
+template <typename T, int (*kClose)(T*)>
+class Handle {
+ public:
+  Handle() = default;
+  explicit Handle(T* raw) : raw_(raw) {}
+  Handle(Handle&& other) noexcept : raw_(other.release()) {}
+  Handle& operator=(Handle&& other) noexcept {
+    reset();
+    raw_ = other.release();
+    return *this;
+  }
+  ~Handle() { reset(); }
+
+  operator T*() const { return raw_; }  // NOLINT(google-explicit-constructor): see above
+  T* release() { return std::exchange(raw_, nullptr); }
+  void reset() { (void)kClose(release()); }
+
+ private:
+  T* raw_ = nullptr;
+};
+using Client = Handle<fl_client, fl_disconnect>;
+using Object = Handle<fl_object, fl_object_close>;
+
 // The client side in a few words. Each fails the test, and says why, where the library fails.
-fl_client* connect(const std::string& socket);
-fl_object* create(fl_client* client, std::size_t bytes, const char* name = nullptr,
-                  std::uint32_t mode = 0600);
-fl_object* create_from(fl_client* client, int file, std::size_t bytes = 0,
-                       const char* name = nullptr);
+Client connect(const std::string& socket);
+Object create(fl_client* client, std::size_t bytes, const char* name = nullptr,
+              std::uint32_t mode = 0600);
+Object create_from(fl_client* client, int file, std::size_t bytes = 0, const char* name = nullptr);
 std::span<std::byte> map(fl_object* object, std::size_t bytes, std::uint32_t flags,
                          std::uint64_t offset = 0);
 fl_stats stats_of(fl_client* client, const void* address);
@@ -134,7 +158,7 @@ class SystemTest : public ::testing::Test {
   void TearDown() override;
 
   Daemon daemon_;
-  fl_client* client_ = nullptr;
+  Client client_;
 };
 
 }  // namespace faultline::testing

@@ -248,10 +248,10 @@ class Bystander {
 
   int live(const std::string& socket) {
     ends_[0].reset();
-    fl_client* client = connect(socket);
+    const Client client = connect(socket);
     const PatternFile file(64 * kPage);
     std::vector<std::byte> expected = file.bytes();
-    fl_object* object = create_from(client, file.fd());
+    const Object object = create_from(client, file.fd());
     const auto shared = map(object, 64 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
     std::size_t round = 0;
     char byte = 0;
@@ -270,12 +270,12 @@ class Bystander {
     bool right = std::memcmp(view.data(), expected.data(), view.size()) == 0;
     view[kPage] = kMark;
     right = fl_unmap(client, view.data(), view.size()) == 0 && right;
-    fl_object* zeroes = create(client, 2 * kPage);
+    Object zeroes = create(client, 2 * kPage);
     const auto zero = map(zeroes, 2 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
     right = right && zero[kPage] == std::byte{0};
     zero[kPage] = kMark;
     right = fl_unmap(client, zero.data(), zero.size()) == 0 && right;
-    return fl_object_close(zeroes) == 0 && right;
+    return fl_object_close(zeroes.release()) == 0 && right;
   }
 
   std::array<UniqueFd, 2> ends_;
@@ -818,8 +818,8 @@ Outcome lie_about(const std::string& socket, const char* name) {
 TEST_F(Hostile, AReaderThatLiesDoesNotUndoWritesToAFilesObject) {
   {
     const PatternFile file(kPage);
-    fl_client* client = connect(socket());
-    fl_object* object = create_from(client, file.fd(), 0, "victim");
+    const Client client = connect(socket());
+    const Object object = create_from(client, file.fd(), 0, "victim");
     const auto shared = map(object, kPage, FL_MAP_SHARED | FL_MAP_WRITE);
     const std::byte written = ~file.bytes()[0];
     shared[0] = written;
@@ -828,16 +828,14 @@ TEST_F(Hostile, AReaderThatLiesDoesNotUndoWritesToAFilesObject) {
     EXPECT_EQ(shared[0], written) << "a reader made the daemon read the file again";
     EXPECT_EQ(fl_object_unlink(client, "victim"), 0) << fl_last_error();
     fl_unmap(client, shared.data(), shared.size());
-    fl_object_close(object);
-    fl_disconnect(client);
   }
   expect_unharmed("a reader that lies");
 }
 
 TEST_F(Hostile, AReaderThatLiesDoesNotHideWritesToAnEmptyObject) {
   {
-    fl_client* client = connect(socket());
-    fl_object* object = create(client, kPage, "victim", 0644);
+    const Client client = connect(socket());
+    const Object object = create(client, kPage, "victim", 0644);
     const auto shared = map(object, kPage, FL_MAP_SHARED | FL_MAP_WRITE);
     shared[0] = kMark;
     const Outcome outcome = lie_about(socket(), "victim");
@@ -848,8 +846,6 @@ TEST_F(Hostile, AReaderThatLiesDoesNotHideWritesToAnEmptyObject) {
     EXPECT_EQ(fl_object_unlink(client, "victim"), 0) << fl_last_error();
     fl_unmap(client, view.data(), view.size());
     fl_unmap(client, shared.data(), shared.size());
-    fl_object_close(object);
-    fl_disconnect(client);
   }
   expect_unharmed("a reader that lies");
 }
@@ -858,8 +854,8 @@ TEST_F(Hostile, AReaderThatLiesDoesNotHideWritesToAnEmptyObject) {
 TEST_F(Hostile, PagesTornOutOfAnObjectComeBack) {
   const Outcome outcome = in_child([&] {
     ::alarm(kChildWithinSeconds);
-    fl_client* client = connect(socket());
-    fl_object* object = create(client, 64 * kPage);
+    const Client client = connect(socket());
+    const Object object = create(client, 64 * kPage);
     const auto shared = map(object, 64 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
     for (int round = 0; round < 50; ++round) {
       for (std::size_t page = 0; page < 64; ++page) shared[page * kPage] = kMark;
@@ -955,8 +951,8 @@ TEST_F(Hostile, ANameWithBytesBehindItsEndIsRefused) {
 TEST_F(Hostile, AnObjectMadeOfAnObjectsOwnMemory) {
   const Outcome outcome = in_child([&] {
     ::alarm(kChildWithinSeconds);
-    fl_client* client = connect(socket());
-    fl_object* object = create(client, 16 * kPage);
+    const Client client = connect(socket());
+    const Object object = create(client, 16 * kPage);
     const auto below = map(object, 16 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
     below[kPage] = kMark;
     const auto above =

@@ -1293,9 +1293,9 @@ TEST_F(Model, WorkersAtOnceEachSeeTheirLanesAndNoTornPage) {
                                     {"mixed", true, mixed_file.bytes()},
                                     {"pure", false, pure_file.bytes()}};
     objects[2].initial.resize(64 * kPage);
-    std::vector<fl_object*> handles{create(client_, 32 * kPage, "zero"),
-                                    create_from(client_, mixed_file.fd(), 0, "mixed"),
-                                    create_from(client_, pure_file.fd(), 0, "pure")};
+    std::array handles{create(client_, 32 * kPage, "zero"),
+                       create_from(client_, mixed_file.fd(), 0, "mixed"),
+                       create_from(client_, pure_file.fd(), 0, "pure")};
     new (next_lane) std::atomic<std::size_t>(0);
     std::vector<Child> workers;
     Gate start;
@@ -1312,7 +1312,7 @@ TEST_F(Model, WorkersAtOnceEachSeeTheirLanesAndNoTornPage) {
       EXPECT_TRUE(outcome.exited(0)) << outcome << ", round " << round << " of seed " << seed;
     }
     for (std::size_t i = 0; i < objects.size(); ++i) {
-      EXPECT_EQ(fl_object_close(handles[i]), 0) << fl_last_error();
+      EXPECT_EQ(fl_object_close(handles.at(i).release()), 0) << fl_last_error();
       EXPECT_EQ(fl_object_unlink(client_, objects[i].name), 0) << fl_last_error();
     }
   }

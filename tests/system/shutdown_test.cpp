@@ -15,8 +15,8 @@ constexpr std::byte kOne{1};
 TEST(Shutdown, LeavesWhatIsResidentReadableAndPoisonsWhatIsOnlyInTheFile) {
   const PatternFile file(64 * kPage);
   Daemon daemon;
-  fl_client* client = connect(daemon.socket());
-  fl_object* object = create_from(client, file.fd());
+  const Client client = connect(daemon.socket());
+  const Object object = create_from(client, file.fd());
   const auto shared = map(object, 64 * kPage, FL_MAP_SHARED);
   const auto view = map(object, 64 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
   const auto zero = map(create(client, 8 * kPage), 8 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
@@ -48,8 +48,8 @@ TEST(Shutdown, UnderAFaultStormLeavesNoClientBlocked) {
     Daemon daemon;
     for (int i = 0; i < 3; ++i) {
       clients.emplace_back([&] {
-        fl_client* client = connect(daemon.socket());
-        fl_object* object = create_from(client, file.fd());
+        const Client client = connect(daemon.socket());
+        const Object object = create_from(client, file.fd());
         started.open();
         // Ends in SIGBUS, or in an error of the library once the daemon is gone; never blocked.
         for (;;) {

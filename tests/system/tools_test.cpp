@@ -39,7 +39,7 @@ TEST_F(Faultctl, StatusNamesTheDaemonAndCountsItsFaults) {
 }
 
 TEST_F(Faultctl, ObjectsShowsNameSizeAndUse) {
-  fl_object* object = create(client_, 10 * kPage, "table-of-things", 0640);
+  const Object object = create(client_, 10 * kPage, "table-of-things", 0640);
   const auto memory = map(object, 10 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
   memory[0] = kOne;
   const auto shown = json("objects")["objects"].at(0);
