@@ -128,18 +128,11 @@ json describe(const SpaceSnapshot& space) {
 }
 
 json status_report(const DaemonStatus& status, const memory::ObjectDirectory& objects,
-                   const std::vector<SpaceSnapshot>& spaces) {
+                   const space::Overview& overview) {
   std::uint64_t resident = 0;
   const auto all = objects.all();
   for (const auto& object : all) resident += object->resident().value();
-  space::FaultCounters total;
-  for (const SpaceSnapshot& space : spaces) {
-    total.missing += space.counters.missing;
-    total.minor += space.counters.minor;
-    total.write_protect += space.counters.write_protect;
-    total.writes += space.counters.writes;
-    total.poisoned += space.counters.poisoned;
-  }
+  const space::FaultCounters& total = overview.total;
   return {
       {"version", status.version},
       {"pid", ::getpid()},
@@ -147,7 +140,7 @@ json status_report(const DaemonStatus& status, const memory::ObjectDirectory& ob
       {"uptime_seconds", status.uptime.count()},
       {"workers", status.workers},
       {"sessions", status.sessions},
-      {"spaces", spaces.size()},
+      {"spaces", overview.spaces.size()},
       {"objects", all.size()},
       {"object_bytes", resident},
       {"fork_events", status.fork_events},
@@ -194,11 +187,11 @@ wire::Stats to_stats(const SpaceSnapshot& space) {
 }
 
 Result<std::string> answer(wire::AdminRequest query, uid_t viewer, const DaemonStatus& status,
-                           const memory::ObjectDirectory& objects,
-                           std::vector<SpaceSnapshot> spaces) {
+                           const memory::ObjectDirectory& objects, space::Overview overview) {
+  std::vector<SpaceSnapshot>& spaces = overview.spaces;
   json out;
   if (query.query == wire::AdminQuery::status) {
-    out["status"] = status_report(status, objects, spaces);
+    out["status"] = status_report(status, objects, overview);
   }
   if (query.query == wire::AdminQuery::objects) {
     out["objects"] = object_report(viewer, objects, spaces);

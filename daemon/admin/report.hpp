@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "daemon/memory/object_directory.hpp"
-#include "daemon/space/address_space.hpp"
+#include "daemon/space/space_service.hpp"
 #include "faultline/wire/protocol.hpp"
 
 namespace faultline::admin {
@@ -30,8 +30,7 @@ struct DaemonStatus {
 // The JSON text, described in docs/faultctl.md. Errors: EINVAL an unknown query; ESRCH vmas of a
 // process that has none here, or none that viewer may see.
 Result<std::string> answer(wire::AdminRequest query, uid_t viewer, const DaemonStatus& status,
-                           const memory::ObjectDirectory& objects,
-                           std::vector<space::SpaceSnapshot> spaces);
+                           const memory::ObjectDirectory& objects, space::Overview overview);
 
 // As libfaultline shows them. Bytes are 0 where the process is gone.
 wire::Stats to_stats(const space::VmaSnapshot& vma, pid_t pid);

@@ -207,11 +207,11 @@ void Server::report(wire::AdminRequest query, uid_t viewer,
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - started_);
   status.user_mode_only = !userfaultfd_device_;
   status.fork_events = support_.fork_events;
-  spaces_->snapshots([this, query, viewer, status = std::move(status),
-                      done = std::move(done)](std::vector<space::SpaceSnapshot> spaces) mutable {
+  spaces_->overview([this, query, viewer, status = std::move(status),
+                     done = std::move(done)](space::Overview overview) mutable {
     asio::post(helpers_, [this, query, viewer, status = std::move(status), done = std::move(done),
-                          spaces = std::move(spaces)]() mutable {
-      done(admin::answer(query, viewer, status, objects_, std::move(spaces)));
+                          overview = std::move(overview)]() mutable {
+      done(admin::answer(query, viewer, status, objects_, std::move(overview)));
     });
   });
 }

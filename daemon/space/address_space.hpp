@@ -125,6 +125,7 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace> {
   Status map(const MapRequest& request);
   [[nodiscard]] Result<VmaSnapshot> vma_at(Vaddr address) const;
   [[nodiscard]] SpaceSnapshot snapshot() const;
+  [[nodiscard]] const FaultCounters& counters() const { return counters_; }
 
   // Notices a death. Tries again what waits for an event to end. Not from within a completion.
   void check();

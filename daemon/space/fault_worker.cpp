@@ -140,6 +140,7 @@ void FaultWorker::sweep() {
 void FaultWorker::reap() {
   std::erase_if(spaces_, [this](const auto& space) {
     if (!space->dead() || !space->idle()) return false;
+    past_ += space->counters();
     registry_.gone(*space);
     return true;
   });

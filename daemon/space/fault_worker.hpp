@@ -57,6 +57,8 @@ class FaultWorker final : public SpaceHost {
   void join();
   // On the worker only.
   [[nodiscard]] const std::vector<std::shared_ptr<AddressSpace>>& spaces() const { return spaces_; }
+  // On the worker only: what was done for spaces that are gone.
+  [[nodiscard]] const FaultCounters& past() const { return past_; }
 
   kernel::Ring& ring() override { return *ring_; }
   void answered() override;
@@ -91,6 +93,7 @@ class FaultWorker final : public SpaceHost {
   std::shared_ptr<Mailbox> mailbox_;
 
   std::vector<std::shared_ptr<AddressSpace>> spaces_;
+  FaultCounters past_;
   std::vector<Task> later_;
   std::uint64_t mail_count_ = 0;  // what the eventfd read gives; the count itself is of no use
   Signal mail_;

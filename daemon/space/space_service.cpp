@@ -144,12 +144,12 @@ void SpaceService::snapshot(const SpaceRef& ref, Callback<SpaceSnapshot> done) {
   });
 }
 
-void SpaceService::snapshots(std::function<void(std::vector<SpaceSnapshot>)> done) {
+void SpaceService::overview(std::function<void(Overview)> done) {
   struct Gathering {
     std::mutex mutex;
-    std::vector<SpaceSnapshot> all;
+    Overview all;
     std::size_t missing = 0;
-    std::function<void(std::vector<SpaceSnapshot>)> done;
+    std::function<void(Overview)> done;
   };
   auto gathering = std::make_shared<Gathering>();
   gathering->missing = workers_.size();
@@ -159,8 +159,10 @@ void SpaceService::snapshots(std::function<void(std::vector<SpaceSnapshot>)> don
       bool last = false;
       {
         const std::lock_guard lock(gathering->mutex);
+        gathering->all.total += from->past();
         for (const auto& space : from->spaces()) {
-          if (!space->dead()) gathering->all.push_back(space->snapshot());
+          gathering->all.total += space->counters();
+          if (!space->dead()) gathering->all.spaces.push_back(space->snapshot());
         }
         last = --gathering->missing == 0;
       }

@@ -26,6 +26,12 @@ struct SpaceRef {
   kernel::Userfaultfd::Features features;
 };
 
+// What all workers have to show.
+struct Overview {
+  std::vector<SpaceSnapshot> spaces;  // that live
+  FaultCounters total;                // since the daemon started, of spaces that are gone too
+};
+
 class SpaceService final : public SpaceRegistry {
  public:
   static Result<std::unique_ptr<SpaceService>> create(unsigned workers);
@@ -43,8 +49,7 @@ class SpaceService final : public SpaceRegistry {
   void map(const SpaceRef& space, MapRequest request, std::function<void(Status)> done);
   void vma_at(const SpaceRef& space, Vaddr address, Callback<VmaSnapshot> done);
   void snapshot(const SpaceRef& space, Callback<SpaceSnapshot> done);
-  // Of every space that lives.
-  void snapshots(std::function<void(std::vector<SpaceSnapshot>)> done);
+  void overview(std::function<void(Overview)> done);
   void session_closed(const SpaceRef& space);
 
   // Retires every space: no client is left blocked. Blocks.

@@ -26,6 +26,19 @@ struct FaultCounters {
   std::uint64_t breaks = 0;
   std::uint64_t ahead_copies = 0;
   std::uint64_t poisoned = 0;
+
+  FaultCounters& operator+=(const FaultCounters& other) {
+    missing += other.missing;
+    minor += other.minor;
+    write_protect += other.write_protect;
+    writes += other.writes;
+    pages_mapped += other.pages_mapped;
+    pages_copied += other.pages_copied;
+    breaks += other.breaks;
+    ahead_copies += other.ahead_copies;
+    poisoned += other.poisoned;
+    return *this;
+  }
 };
 
 // What happened in a mapping since it was made. The pieces that an unmap cuts it into go on sharing

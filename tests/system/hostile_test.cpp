@@ -296,7 +296,8 @@ class Hostile : public ::testing::Test {
     ASSERT_EQ(::waitpid(daemon_.pid(), nullptr, WNOHANG), 0) << "the daemon ended";
     ASSERT_TRUE(bystander_.served());
     EXPECT_TRUE(eventually([&] { return daemon_.open_descriptors() == descriptors_; }))
-        << descriptors_ << " descriptors before, now:\n" << daemon_.describe_descriptors();
+        << descriptors_ << " descriptors before, now:\n"
+        << daemon_.describe_descriptors();
     EXPECT_EQ(daemon_.ask(wire::AdminQuery::status)["status"]["pid"], daemon_.pid());
   }
 

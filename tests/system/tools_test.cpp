@@ -38,6 +38,15 @@ TEST_F(Faultctl, StatusNamesTheDaemonAndCountsItsFaults) {
   EXPECT_NE(ctl("status").output.find("1 missing"), std::string::npos);
 }
 
+TEST_F(Faultctl, StatusRemembersTheFaultsOfProcessesThatAreGone) {
+  EXPECT_TRUE(in_child([&] {
+                const auto memory = map(create(client_, kPage), kPage, FL_MAP_SHARED);
+                return touch(memory[0]);
+              }).exited(0));
+  EXPECT_TRUE(eventually([&] { return json("status")["status"]["spaces"] == 1; }));
+  EXPECT_EQ(json("status")["status"]["faults"]["missing"], 1);
+}
+
 TEST_F(Faultctl, ObjectsShowsNameSizeAndUse) {
   const Object object = create(client_, 10 * kPage, "table-of-things", 0640);
   const auto memory = map(object, 10 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
