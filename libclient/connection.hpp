@@ -4,19 +4,18 @@
 //
 // Life of a connection in a process:
 //   1. open: hello, a userfaultfd made from the device that the daemon sent, attach_new. The daemon
-//   owns the
-//      userfaultfd from then on; our copy is closed, so that it ends with the address space alone.
+//      owns the userfaultfd from then on; our copy is closed, so that it ends with the address
+//      space alone.
 //   2. A fork child inherits the object, but not the session: its socket is closed, and it attaches
-//   to its
-//      own address space, which the daemon already serves, with its first call. It knows its own by
-//      the beacon: a page that fork wipes (MADV_WIPEONFORK), so that the first look at it in the
-//      child is a fault, which the daemon answers with that address space's cookie. Where the
+//      to its own address space, which the daemon already serves, with its first call. It knows its
+//      own by the beacon: a page that fork wipes (MADV_WIPEONFORK), so that the first look at it in
+//      the child is a fault, which the daemon answers with that address space's cookie. Where the
 //      kernel tells the daemon of no forks, the child starts anew and what it had open is stale.
 //   3. broken: the daemon is gone. Mappings stay; calls fail with EPIPE; the next fl_connect makes
-//   a new one.
-//      A daemon that stops poisons what is only in a file. Fork does not copy such marks (it copies
-//      no page tables that a fault can fill, kernel/mm/memory.c: vma_needs_copy), so a child that
-//      is forked later gets SIGBUS from the whole mapping, where the kernel would make up zeroes.
+//      a new one. A daemon that stops poisons what is only in a file. Fork does not copy such marks
+//      (it copies no page tables that a fault can fill, kernel/mm/memory.c: vma_needs_copy), so a
+//      child that is forked later gets SIGBUS from the whole mapping, where the kernel would make
+//      up zeroes.
 //
 // Lock order: the list of connections (fork.cpp), then mutex_, then mappings_mutex_. A fork takes
 // them all, so that the child finds them free and the state whole.

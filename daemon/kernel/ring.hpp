@@ -3,8 +3,8 @@
 //
 // Life of an operation:
 //   1. The owner keeps a RingOperation somewhere that does not move, and starts it on the ring.
-//   2. wait() submits what was started, sleeps for the first completion and hands out all that are
-//   there.
+//   2. wait() submits what was started, sleeps for the first completion and hands out all that
+//      are there.
 //   3. on_complete runs on the ring's thread; it may start operations, the same one included.
 #pragma once
 

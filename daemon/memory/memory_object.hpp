@@ -4,13 +4,12 @@
 //
 // Life of a page of a file object:
 //   1. A worker finds it absent, claims it and what follows it in the window, and starts one read
-//   of the
-//      file into the memfd on its own ring. Whoever wants the page meanwhile leaves a waiter.
+//      of the file into the memfd on its own ring. Whoever wants the page meanwhile leaves a
+//      waiter.
 //   2. The read completes: the pages are marked resident, then the waiters are told.
 //   3. Or it fails: the memfd's pages are given back, the entries return to absent, then the
-//   waiters are
-//      told: to try the page alone when the read was of several, that it cannot be had when it was
-//      of one.
+//      waiters are told: to try the page alone when the read was of several, that it cannot be had
+//      when it was of one.
 // A page of a zero-fill object is allocated in the memfd and marked, at once.
 //
 // Locking: fills_mutex_ guards fills_ and everything in a Fill. A page is in state filling only

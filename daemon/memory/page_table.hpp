@@ -5,12 +5,12 @@
 // only.
 //
 // States and their transitions:
-//   absent   -> filling   a worker claims the page (claim)                         any worker, by
-//   CAS filling  -> resident  its content is in the memfd (mark)                       the claimer
-//   alone filling  -> absent    it could not be supplied; the memfd page was given back  the
-//   claimer alone absent   -> resident  zero-fill: the memfd page was allocated any worker,
-//   idempotent resident -> absent    a client punched a hole into the memfd (forget)          any
-//   worker, by CAS
+//   absent -> filling    a worker claims the page: by CAS (claim), or under the object's lock
+//   filling -> resident  its content is in the memfd (mark): the claimer alone
+//   filling -> absent    it could not be supplied and the memfd's page was given back (mark):
+//                        the claimer alone
+//   absent -> resident   zero-fill: the memfd's page was allocated (mark): any worker, idempotent
+//   resident -> absent   a client punched a hole into the memfd (forget): any worker, by CAS
 //
 // Memory order: mark(resident) is a release, state() an acquire. Who sees "resident" therefore
 // comes after the fill that made it so; the content itself is the kernel's page cache, coherent by

@@ -157,7 +157,6 @@ void Session::close() {
 }
 
 // --- packets
-// ---------------------------------------------------------------------------------------
 
 void Session::listen() {
   if (closed_) return;
@@ -279,7 +278,6 @@ bool Session::require_attached() {
 }
 
 // --- requests
-// --------------------------------------------------------------------------------------
 
 void Session::on_hello() {
   if (!refused_.empty()) {

@@ -2,11 +2,10 @@
 // carried out and answers. Must never block, and never trust a field of a packet.
 //
 // Life of a session:
-//   fresh    -> greeted    a hello of this protocol's version
-//   greeted  -> attached   attach_new or attach_forked: it speaks for an address space
-//   any      -> closed     the client closed, broke the protocol, was silent for kHandshakeWithin
-//   before it
-//                          was greeted, or the daemon stops
+//   fresh -> greeted     a hello of this protocol's version
+//   greeted -> attached  attach_new or attach_forked: it speaks for an address space
+//   any -> closed        the client closed, broke the protocol, was silent for kHandshakeWithin
+//                        before it was greeted, or the daemon stops
 // While a request is carried out nothing is read, so a client has one request outstanding and its
 // socket's buffer pushes back.
 //

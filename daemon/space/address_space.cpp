@@ -53,7 +53,6 @@ void AddressSpace::start(SpaceHost& host) {
 }
 
 // --- reading
-// ---------------------------------------------------------------------------------------
 
 void AddressSpace::listen() {
   if (!dead_)
@@ -121,7 +120,6 @@ void AddressSpace::take(const uffd_msg& message) {
 }
 
 // --- events
-// ----------------------------------------------------------------------------------------
 
 void AddressSpace::on_fork(int child_fd) {
   auto child_uffd = kernel::Userfaultfd::from_fork_event(UniqueFd{child_fd}, uffd_.features());
@@ -190,7 +188,6 @@ void AddressSpace::forget(std::vector<Vma> gone) {
 }
 
 // --- answering
-// -------------------------------------------------------------------------------------
 
 void AddressSpace::answer_faults() {
   std::vector<Fault> batch;
@@ -507,7 +504,6 @@ void AddressSpace::count(const Vma& vma, Fault& fault) {
 }
 
 // --- commands
-// --------------------------------------------------------------------------------------
 
 Status AddressSpace::map(const MapRequest& request) {
   if (dead_) return fail(ESRCH, "mapping into an address space that is gone");

@@ -6,26 +6,25 @@
 //
 // Life of a fault:
 //   1. A read of the userfaultfd completes with a batch of messages. Whatever else is readable is
-//   read too,
-//      and the events among it (fork, unmap, remap, remove) are carried out first, in order.
+//      read too, and the events among it (fork, unmap, remap, remove) are carried out first, in
+//      order.
 //   2. Each fault looks its VMA up and is answered:
-//        shared, any access         the object's page is made resident and mapped     (CONTINUE)
-//        private, read              the same, write-protected                         (CONTINUE +
-//        WP) private, write, unmapped   a copy is installed                               (COPY)
-//        private, write, protected  the break is recorded, the protection lifted (WRITEPROTECT)
+//        shared, any access         CONTINUE: the object's page is made resident and mapped
+//        private, read              CONTINUE with write-protect: the same, read-only
+//        private, write, unmapped   COPY: a copy is installed
+//        private, write, protected  WRITEPROTECT: the break is recorded, the protection lifted
 //      The message's own "missing" or "minor" is not used to decide: between its raising and its
 //      reading the page may have come or gone, and the object's page table says what is true.
 //   3. What cannot be answered yet is kept: a page that is being read from its file comes back
-//   through the
-//      object's waiter; EAGAIN (an event is under way) comes back with the next event or a timer.
+//      through the object's waiter; EAGAIN (an event is under way) comes back with the next event
+//      or a timer.
 //   4. What cannot be answered at all is poisoned: SIGBUS in the client, counted and logged.
 //
 // Life of an address space:
-//   live      -> retiring   the daemon stops: what the kernel could not supply by itself is
-//   poisoned, the
-//                           ranges are unregistered
-//   live      -> dead       an ioctl said ESRCH: exit, exec or SIGKILL
-//   retiring  -> dead       nothing is registered any more
+//   live -> retiring  the daemon stops: what the kernel could not supply by itself is poisoned,
+//                     the ranges are unregistered
+//   live -> dead      an ioctl said ESRCH: exit, exec or SIGKILL
+//   retiring -> dead  nothing is registered any more
 //   dead: its ring operations are cancelled; it is destroyed when the last has completed.
 #pragma once
 

@@ -38,7 +38,6 @@ sockaddr_un address_of(const std::string& path) {
 }  // namespace
 
 // --- the daemon
-// ------------------------------------------------------------------------------------
 
 Daemon::Daemon(std::vector<std::string> options, uid_t uid)
     : directory_(make_directory()), socket_((directory_ / "run" / "faultlined.sock").string()) {
@@ -152,7 +151,6 @@ std::string Daemon::describe_descriptors() const {
 }
 
 // --- processes
-// -------------------------------------------------------------------------------------
 
 bool Outcome::exited(int code) const {
   return WIFEXITED(status) && WEXITSTATUS(status) == code;
@@ -232,7 +230,6 @@ bool eventually(const std::function<bool()>& condition, std::chrono::millisecond
 }
 
 // --- the client side
-// -------------------------------------------------------------------------------
 
 Client connect(const std::string& socket) {
   fl_client* client = nullptr;

@@ -119,7 +119,6 @@ std::int64_t receive_into(std::byte* memory, std::span<const std::byte> bytes, b
 constexpr std::size_t kMostThroughPipe = 8 * kPage;
 
 // --- a worker
-// --------------------------------------------------------------------------------------
 
 enum class Verb : std::uint32_t {
   create,
@@ -302,7 +301,6 @@ class Worker {
 };
 
 // --- the model
-// -------------------------------------------------------------------------------------
 
 struct ModelObject {
   std::string name;
@@ -1017,7 +1015,6 @@ TEST_F(Model, ProcessesSeeWhatTheModelSees) {
 }
 
 // --- lanes
-// -----------------------------------------------------------------------------------------
 
 constexpr std::size_t kLanes = 16;
 

@@ -4,8 +4,8 @@
 //
 // Life of a connection:
 //   1. hello: the client says its version; the daemon answers with its limits and, where it may,
-//   with an
-//      open /dev/userfaultfd, from which the client makes its userfaultfd without any privilege.
+//      with an open /dev/userfaultfd, from which the client makes its userfaultfd without any
+//      privilege.
 //   2. attach_new: the client sends that userfaultfd and the address of its beacon page. The daemon
 //      initialises it and owns it from then on.
 //      attach_forked: a fork child, whose userfaultfd the kernel already gave to the daemon, sends
