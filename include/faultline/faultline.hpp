@@ -144,6 +144,9 @@ struct object_spec {
 class client {
  public:
   client() = default;
+  client(client&&) noexcept = default;
+  client& operator=(client&&) noexcept = default;
+  ~client() = default;
   // Connects to the default socket, see fl_connect.
   static client connect() { return client{nullptr}; }
   static client connect(const std::string& socket_path) { return client{socket_path.c_str()}; }
