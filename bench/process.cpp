@@ -2,6 +2,7 @@
 #include "bench/process.hpp"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -78,7 +79,7 @@ Daemon::Daemon(const std::string& binary)
     if (ended) pid_ = -1;
     const std::string said = log();
     stop();
-    throw std::runtime_error(binary + " did not start:\n" + said);
+    throw std::runtime_error(fmt::format("{} did not start:\n{}", binary, said));
   }
 }
 

@@ -18,7 +18,7 @@ class Failure final : public std::exception {
   Failure(int code, const std::string& attempted)
       : code_(code), text_(attempted + ": " + std::generic_category().message(code)) {}
   // The daemon's own words, which have all of that in them.
-  static Failure in_words(int code, std::string text) { return Failure(code, std::move(text), 0); }
+  static Failure in_words(int code, std::string text) { return {code, std::move(text), 0}; }
 
   [[nodiscard]] int code() const { return code_; }
   [[nodiscard]] const char* what() const noexcept override { return text_.c_str(); }

@@ -19,6 +19,7 @@ struct Connections {
 // Leaked on purpose: pthread_atfork hooks cannot be taken back, and run while static objects are
 // destroyed.
 Connections& connections() {
+  // NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): a process has one list
   static auto* const instance = std::make_unique<Connections>().release();
   return *instance;
 }
@@ -63,7 +64,7 @@ std::shared_ptr<Connection> connection_to(const std::string& path) {
   const std::lock_guard lock(all.mutex);
   std::erase_if(all.all, [](const auto& weak) { return weak.expired(); });
   for (const auto& weak : all.all) {
-    const auto connection = weak.lock();
+    auto connection = weak.lock();
     if (connection && connection->path() == path && !connection->broken()) return connection;
   }
   auto connection = Connection::open(path);

@@ -130,7 +130,7 @@ std::vector<Finding> check_named_features(int fd) {
 }
 
 constexpr ByteCount kTrialPage{4096};
-constexpr ByteCount kTrialLength{4 * 4096};
+constexpr ByteCount kTrialLength{kTrialPage.value() * 4};
 
 // Answers for the pages at start, a private view of a memfd, in each of the ways the fault engine
 // does.

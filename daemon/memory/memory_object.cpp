@@ -85,10 +85,10 @@ PageCount MemoryObject::populate(PageIndex first, PageCount window, kernel::Ring
   const PageCount ready = pages_.run(first, window, PageState::resident);
   if (ready == window) return ready;
   if (from_file()) return populate_file(first, window, ring, std::move(waiter));
-  return populate_zero(first, window, std::move(waiter));
+  return populate_zero(first, window, waiter);
 }
 
-PageCount MemoryObject::populate_zero(PageIndex first, PageCount window, Waiter waiter) {
+PageCount MemoryObject::populate_zero(PageIndex first, PageCount window, const Waiter& waiter) {
   const auto allocate = [&](PageCount count) {
     return memfd_.allocate(spec_.page_size.offset_of(first), spec_.page_size.bytes(count));
   };

@@ -111,7 +111,7 @@ class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
   MemoryObject(ObjectId id, ObjectSpec spec, kernel::Memfd memfd, kernel::MappedMemory memory,
                PageTable pages);
 
-  PageCount populate_zero(PageIndex first, PageCount window, Waiter waiter);
+  PageCount populate_zero(PageIndex first, PageCount window, const Waiter& waiter);
   PageCount populate_file(PageIndex first, PageCount window, kernel::Ring& ring, Waiter waiter);
   void finish(Fill& fill, PageCount supplied, int error);
 

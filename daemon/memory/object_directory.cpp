@@ -42,7 +42,7 @@ Result<std::shared_ptr<MemoryObject>> ObjectDirectory::create(ObjectSpec spec) {
                            std::to_string(limits_.max_object_bytes.value()));
   }
   const std::lock_guard lock(mutex_);
-  if (!spec.name.empty() && named_.count(spec.name) != 0) {
+  if (!spec.name.empty() && named_.contains(spec.name)) {
     return fail(EEXIST, "creating object " + spec.name);
   }
   if (all_.size() >= limits_.max_objects) {

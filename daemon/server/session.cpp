@@ -13,7 +13,6 @@
 
 #include "daemon/admin/report.hpp"
 #include "daemon/server/json_memfd.hpp"
-#include "faultline/faultline.h"
 
 namespace faultline::server {
 
@@ -36,7 +35,7 @@ std::optional<Body> body_of(const wire::Packet& packet) {
 
 // Nothing unless the name is zero-terminated, and zero to its end.
 std::optional<std::string> text_of(const wire::Name& name) {
-  const auto end = std::find(name.begin(), name.end(), '\0');
+  const auto* const end = std::find(name.begin(), name.end(), '\0');
   if (end == name.end() || std::any_of(end, name.end(), [](char c) { return c != '\0'; })) {
     return std::nullopt;
   }

@@ -72,11 +72,12 @@ Status read_settings_file(const std::filesystem::path& file, Settings& settings)
           [&](const toml::node& n) { return take_number(n, settings.max_sessions_per_user); }},
       Key{"log_level", [&](const toml::node& n) { return take_text(n, settings.log_level); }},
   };
-  for (const auto& [name, node] : table) {
-    const auto key =
-        std::find_if(keys.begin(), keys.end(), [&](const Key& k) { return k.name == name.str(); });
-    const std::string where = file.string() + " line " + std::to_string(node.source().begin.line) +
-                              ", " + std::string(name.str());
+  for (const auto& [key_of_node, node] : table) {
+    const std::string name(key_of_node.str());
+    const auto* const key =
+        std::find_if(keys.begin(), keys.end(), [&](const Key& k) { return k.name == name; });
+    const std::string where =
+        file.string() + " line " + std::to_string(node.source().begin.line) + ", " + name;
     if (key == keys.end()) return fail(EINVAL, "reading settings: unknown key in " + where);
     if (!key->take(node)) return fail(EINVAL, "reading settings: wrong type or range in " + where);
   }

@@ -24,8 +24,9 @@ constexpr unsigned kMostAttempts = 8;
 constexpr std::chrono::nanoseconds kFirstRetry = std::chrono::microseconds(50);
 constexpr std::chrono::nanoseconds kLastRetry = std::chrono::milliseconds(5);
 
-// What a private write to a page of zeroes copies from. In .bss: the kernel backs it with its zero
-// page.
+// What a private write to a page of zeroes copies from. Never written, but not const: so it is in
+// .bss, where the kernel backs it with its zero page.
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): see above
 alignas(4096) constinit std::array<std::byte, std::size_t{512} << 12> zeroes{};
 
 wire::Cookie random_cookie() {
@@ -155,7 +156,7 @@ void AddressSpace::on_fork(int child_fd) {
 void AddressSpace::on_unmap(Vaddr start, Vaddr end) {
   std::vector<Vma> gone = vmas_.remove(start, end);
   departed_.insert(departed_.end(), gone.begin(), gone.end());
-  forget(std::move(gone));
+  forget(gone);
 }
 
 void AddressSpace::on_remap(Vaddr from, Vaddr to, ByteCount length) {
@@ -176,7 +177,7 @@ void AddressSpace::on_remove(Vaddr start, Vaddr end) {
   }
 }
 
-void AddressSpace::forget(std::vector<Vma> gone) {
+void AddressSpace::forget(const std::vector<Vma>& gone) {
   for (const Vma& vma : gone) {
     // The last piece of a mapping takes its guesses with it; departed_ may hold it a little longer.
     const bool last = std::none_of(vmas_.begin(), vmas_.end(), [&](const auto& entry) {
@@ -463,7 +464,7 @@ void AddressSpace::resume(Fault fault, Supply supply) {
 }
 
 PageCount AddressSpace::choose_window(const Vma& vma, PageIndex page, const Fault& fault,
-                                      AccessKind kind) const {
+                                      AccessKind kind) {
   const PageCount wanted = vma.activity->fault_around.window(page, kind);
   return fault.alone ? kOnePage : std::min(wanted, vma.end_page() - page);
 }
@@ -556,35 +557,40 @@ void AddressSpace::session_closed() {
   if (!dead_ && vmas_.empty()) retire();
 }
 
+AddressSpace::Answer AddressSpace::poison_what_is_only_in_the_file(const Vma& vma) {
+  // The kernel knows what is in the memfd, but would make zeroes of the rest.
+  const memory::PageTable& pages = vma.object->pages();
+  PageIndex at = vma.first;
+  while (at < vma.end_page()) {
+    at = at + pages.run(at, vma.end_page() - at, memory::PageState::resident);
+    PageIndex end = at;
+    while (end < vma.end_page() && pages.state(end) != memory::PageState::resident) {
+      end = end + kOnePage;
+    }
+    if (at == end) continue;
+    const RangeResult result =
+        uffd_.poison_range(vma.address_of(at), vma.page_size().bytes(end - at));
+    if (result.done > ByteCount{0}) {
+      at = at + vma.page_size().pages(result.done);
+    } else if (result.error == EAGAIN || result.error == ENOMEM) {
+      return Answer::later;
+    } else if (result.error == ESRCH) {
+      return Answer::dead;
+    } else {
+      at = at + kOnePage;  // mapped already, or no longer there
+    }
+  }
+  return Answer::done;
+}
+
 bool AddressSpace::retire() {
   if (dead_) return true;
   for (auto it = vmas_.begin(); it != vmas_.end(); it = vmas_.begin()) {
     const Vma vma = it->second;
     if (vma.object->from_file()) {
-      // The kernel knows what is in the memfd, but would make zeroes of what is only in the file.
-      for (PageIndex at = vma.first; at < vma.end_page();) {
-        const PageCount left = vma.end_page() - at;
-        const PageCount resident = vma.object->pages().run(at, left, memory::PageState::resident);
-        at = at + resident;
-        std::uint64_t absent = 0;
-        while (at + PageCount{absent} < vma.end_page() &&
-               vma.object->pages().state(at + PageCount{absent}) != memory::PageState::resident) {
-          ++absent;
-        }
-        if (absent == 0) continue;
-        const RangeResult result =
-            uffd_.poison_range(vma.address_of(at), vma.page_size().bytes(PageCount{absent}));
-        if (result.done > ByteCount{0}) {
-          at = at + vma.page_size().pages(result.done);
-        } else if (result.error == EAGAIN || result.error == ENOMEM) {
-          return false;
-        } else if (result.error == ESRCH) {
-          die();
-          return true;
-        } else {
-          at = at + kOnePage;  // mapped already, or no longer there
-        }
-      }
+      const Answer marked = poison_what_is_only_in_the_file(vma);
+      if (marked == Answer::later) return false;
+      if (marked == Answer::dead) break;
     }
     if (auto done = uffd_.unregister(vma.start, vma.length()); !done) {
       spdlog::debug("space {}: {}", id_.value(), done.error().message());

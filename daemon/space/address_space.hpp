@@ -187,16 +187,17 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace> {
   Answer copy_page(const Vma& vma, PageIndex page, Fault& fault);
   Answer unprotect_page(const Vma& vma, PageIndex page, Fault& fault);
   Answer poison(const Vma& vma, PageIndex page, const char* reason);
+  Answer poison_what_is_only_in_the_file(const Vma& vma);
   // How many of wanted pages are resident from page on; 0: the fault waits for its file.
   PageCount supply(const Vma& vma, PageIndex page, PageCount wanted, const Fault& fault);
   void resume(Fault fault, memory::Supply supply);
   // The answer to an error at the very page that faulted.
   Answer after_error(const Vma& vma, PageIndex page, Fault& fault, int error);
-  PageCount choose_window(const Vma& vma, PageIndex page, const Fault& fault,
-                          AccessKind kind) const;
+  static PageCount choose_window(const Vma& vma, PageIndex page, const Fault& fault,
+                                 AccessKind kind);
   void record_break(const Vma& vma, PageIndex first, PageCount count);
   void count(const Vma& vma, Fault& fault);
-  void forget(std::vector<Vma> gone);
+  void forget(const std::vector<Vma>& gone);
   void learn_pid(pid_t thread);
   void die();
   template <typename Change>

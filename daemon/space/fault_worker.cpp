@@ -72,21 +72,7 @@ void FaultWorker::run() {
       spdlog::critical("fault worker {}: {}", index_, waited.error().message());
       std::abort();
     }
-    if (mail_.take()) {
-      read_mail();
-      run_tasks();
-    }
-    if (later_timer_.take()) {
-      std::vector<Task> again;
-      again.swap(later_);
-      for (Task& task : again) {
-        if (!task()) later_.push_back(std::move(task));
-      }
-    }
-    if (sweep_timer_.take()) {
-      sweep();
-      ring_->timeout(sweep_timer_, kSweepEvery);
-    }
+    attend();
     reap();
     if (stopping_ && retire_step()) break;
     if ((!later_.empty() || stopping_) && !later_timer_.in_flight()) {
@@ -99,6 +85,24 @@ void FaultWorker::run() {
   ring_->cancel(sweep_timer_);
   ring_->cancel(later_timer_);
   while (ring_->in_flight() > 0 && ring_->wait()) {
+  }
+}
+
+void FaultWorker::attend() {
+  if (mail_.take()) {
+    read_mail();
+    run_tasks();
+  }
+  if (later_timer_.take()) {
+    std::vector<Task> again;
+    again.swap(later_);
+    for (Task& task : again) {
+      if (!task()) later_.push_back(std::move(task));
+    }
+  }
+  if (sweep_timer_.take()) {
+    sweep();
+    ring_->timeout(sweep_timer_, kSweepEvery);
   }
 }
 
@@ -131,6 +135,7 @@ void FaultWorker::run_tasks() {
 
 void FaultWorker::sweep() {
   // By index: check() lets the ring run, which may bring children.
+  // NOLINTNEXTLINE(modernize-loop-convert)
   for (std::size_t i = 0; i < spaces_.size(); ++i) {
     const std::shared_ptr<AddressSpace> space = spaces_.at(i);
     space->check();
@@ -148,6 +153,7 @@ void FaultWorker::reap() {
 
 bool FaultWorker::retire_step() {
   bool all = true;
+  // NOLINTNEXTLINE(modernize-loop-convert): as in sweep()
   for (std::size_t i = 0; i < spaces_.size(); ++i) {
     const std::shared_ptr<AddressSpace> space = spaces_.at(i);
     all = space->retire() && all;

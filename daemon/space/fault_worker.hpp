@@ -80,6 +80,8 @@ class FaultWorker final : public SpaceHost {
   FaultWorker(unsigned index, SpaceRegistry& registry, std::unique_ptr<kernel::Ring> ring,
               std::shared_ptr<Mailbox> mailbox);
   void run();
+  // Does what letters and timers ask for.
+  void attend();
   void linger();
   void read_mail();
   void run_tasks();

@@ -46,11 +46,11 @@ class SpaceService final : public SpaceRegistry {
   // Finds the space of a fork child. Errors: ENOENT no such cookie; EACCES another uid's.
   Result<SpaceRef> attach_forked(const wire::Cookie& cookie, Owner owner);
 
-  void map(const SpaceRef& space, MapRequest request, std::function<void(Status)> done);
-  void vma_at(const SpaceRef& space, Vaddr address, Callback<VmaSnapshot> done);
-  void snapshot(const SpaceRef& space, Callback<SpaceSnapshot> done);
+  void map(const SpaceRef& ref, MapRequest request, std::function<void(Status)> done);
+  void vma_at(const SpaceRef& ref, Vaddr address, Callback<VmaSnapshot> done);
+  void snapshot(const SpaceRef& ref, Callback<SpaceSnapshot> done);
   void overview(std::function<void(Overview)> done);
-  void session_closed(const SpaceRef& space);
+  void session_closed(const SpaceRef& ref);
 
   // Retires every space: no client is left blocked. Blocks.
   void stop();

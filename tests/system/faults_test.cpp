@@ -208,10 +208,9 @@ TEST_F(Faults, ManyThreadsOnTheSamePagesAllSeeTheContent) {
     const auto memory = map(object, 256 * kPage, round % 2 == 0 ? FL_MAP_SHARED : FL_MAP_PRIVATE);
     std::vector<std::thread> threads;
     std::array<bool, 4> equal{};
-    for (std::size_t t = 0; t < equal.size(); ++t) {
-      threads.emplace_back([&, t] {
-        equal.at(t) = std::memcmp(memory.data(), file.bytes().data(), memory.size()) == 0;
-      });
+    for (bool& mine : equal) {
+      threads.emplace_back(
+          [&] { mine = std::memcmp(memory.data(), file.bytes().data(), memory.size()) == 0; });
     }
     for (std::thread& thread : threads) thread.join();
     for (const bool e : equal) ASSERT_TRUE(e);

@@ -120,7 +120,7 @@ TEST_F(Fork, ForkingWhileOtherThreadsFaultLosesNoFault) {
     threads.emplace_back([&, t] {
       while (!stop) {
         const auto view = map(object, 2048 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
-        for (std::size_t page = static_cast<std::size_t>(t); page < 2048 && !stop; page += 7) {
+        for (auto page = static_cast<std::size_t>(t); page < 2048 && !stop; page += 7) {
           if (view[page * kPage + 1] != file.bytes()[page * kPage + 1]) equal = false;
           view[page * kPage] = kParent;
         }

@@ -51,8 +51,8 @@ std::uint64_t number(const void* address) {
 // Memory of this process, unmapped at the end.
 class Memory {
  public:
-  Memory(std::size_t bytes, int flags, int fd = -1) : bytes_(bytes) {
-    start_ = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+  Memory(std::size_t bytes, int flags, int fd = -1)
+      : start_(::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, fd, 0)), bytes_(bytes) {
     EXPECT_NE(start_, MAP_FAILED) << std::strerror(errno);
   }
   explicit Memory(std::size_t bytes) : Memory(bytes, MAP_PRIVATE | MAP_ANONYMOUS) {}
@@ -702,8 +702,10 @@ TEST_F(Hostile, RangesThatAreNotTheObjectsAreRefused) {
     const Memory good(16 * kPage, MAP_SHARED, memfd.get());
     constexpr std::uint64_t kTop = std::numeric_limits<std::uint64_t>::max() - kPage + 1;
     struct Lie {
-      const char* what;
-      std::uint64_t address, length, offset;
+      const char* what = nullptr;
+      std::uint64_t address = 0;
+      std::uint64_t length = 0;
+      std::uint64_t offset = 0;
       std::uint32_t flags = wire::kMapShared;
     };
     const std::uint64_t at = good.address();

@@ -417,7 +417,7 @@ class Conductor {
 
   // Everything every process sees, then all of them leave, some by force. Throws Mismatch.
   void finish() {
-    for (std::size_t i = 0; i < processes_.size(); ++i) verify(processes_[i]);
+    for (Process& process : processes_) verify(process);
     while (!processes_.empty()) {
       const std::size_t index = random_.below(processes_.size());
       random_.one_in(2) ? leave(index) : kill_worker(index);

@@ -40,6 +40,21 @@ TEST(Shutdown, LeavesWhatIsResidentReadableAndPoisonsWhatIsOnlyInTheFile) {
   EXPECT_LT(fl_object_open(client, "any", FL_READ_ONLY, &late), 0);
 }
 
+// 0 once the library gives an error, 7 on wrong content; or SIGBUS ends it. It must never block.
+int map_and_write_until_refused(fl_client* client, fl_object* object, const PatternFile& file) {
+  const std::size_t pages = file.bytes().size() / kPage;
+  for (;;) {
+    void* address = nullptr;
+    if (fl_map(object, 0, pages * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE, &address) != 0) return 0;
+    auto* bytes = static_cast<std::byte*>(address);
+    for (std::size_t page = 0; page < pages; ++page) {
+      if (bytes[page * kPage + 1] != file.bytes()[page * kPage + 1]) return 7;
+      bytes[page * kPage] = kOne;
+    }
+    fl_unmap(client, address, pages * kPage);
+  }
+}
+
 TEST(Shutdown, UnderAFaultStormLeavesNoClientBlocked) {
   for (int round = 0; round < 5; ++round) {
     const PatternFile file(4096 * kPage);
@@ -51,18 +66,7 @@ TEST(Shutdown, UnderAFaultStormLeavesNoClientBlocked) {
         const Client client = connect(daemon.socket());
         const Object object = create_from(client, file.fd());
         started.open();
-        // Ends in SIGBUS, or in an error of the library once the daemon is gone; never blocked.
-        for (;;) {
-          void* address = nullptr;
-          if (fl_map(object, 0, 4096 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE, &address) != 0)
-            return 0;
-          auto* bytes = static_cast<std::byte*>(address);
-          for (std::size_t page = 0; page < 4096; ++page) {
-            if (bytes[page * kPage + 1] != file.bytes()[page * kPage + 1]) return 7;
-            bytes[page * kPage] = kOne;
-          }
-          fl_unmap(client, address, 4096 * kPage);
-        }
+        return map_and_write_until_refused(client, object, file);
       });
     }
     for (int i = 0; i < 3; ++i) ASSERT_TRUE(started.pass());
