@@ -548,6 +548,7 @@ void AddressSpace::check() {
   // No event is under way, so every fork that began before those removals has been read; carried
   // out it is after this.
   host_->ring().poll();
+  if (dead_) return;  // an unmap that came meanwhile was the last, and took them along
   departed_.erase(departed_.begin(), departed_.begin() + static_cast<std::ptrdiff_t>(departed));
 }
 
