@@ -26,6 +26,8 @@ class Server final : private SessionHost {
   // socket's place; and what io_uring_setup(2) says.
   static Result<std::unique_ptr<Server>> create(const Settings& settings,
                                                 const kernel::KernelSupport& support);
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
   ~Server() override;
 
   // Serves until SIGTERM or SIGINT; then takes no more work, leaves no client blocked, and returns.

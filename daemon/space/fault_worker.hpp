@@ -45,6 +45,8 @@ class FaultWorker final : public SpaceHost {
   using Task = std::function<bool()>;
 
   static Result<std::unique_ptr<FaultWorker>> create(unsigned index, SpaceRegistry& registry);
+  FaultWorker(const FaultWorker&) = delete;
+  FaultWorker& operator=(const FaultWorker&) = delete;
   ~FaultWorker() override;
 
   // Thread-safe: runs the task on the worker. Dropped after stop().

@@ -35,6 +35,8 @@ struct Overview {
 class SpaceService final : public SpaceRegistry {
  public:
   static Result<std::unique_ptr<SpaceService>> create(unsigned workers);
+  SpaceService(const SpaceService&) = delete;
+  SpaceService& operator=(const SpaceService&) = delete;
   ~SpaceService() override;
 
   template <typename T>

@@ -62,6 +62,8 @@ class mapping {
     }
     return *this;
   }
+  mapping(const mapping&) = delete;
+  mapping& operator=(const mapping&) = delete;
   ~mapping() { reset(); }
 
   explicit operator bool() const noexcept { return !bytes_.empty(); }
@@ -146,6 +148,8 @@ class client {
   client() = default;
   client(client&&) noexcept = default;
   client& operator=(client&&) noexcept = default;
+  client(const client&) = delete;
+  client& operator=(const client&) = delete;
   ~client() = default;
   // Connects to the default socket, see fl_connect.
   static client connect() { return client{nullptr}; }

@@ -111,6 +111,8 @@ class Handle {
     raw_ = other.release();
     return *this;
   }
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
   ~Handle() { reset(); }
 
   operator T*() const { return raw_; }  // NOLINT(google-explicit-constructor): see above
