@@ -1,6 +1,7 @@
 #include "tests/system/harness.hpp"
 
 #include <fcntl.h>
+#include <grp.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -61,13 +62,15 @@ Daemon::Daemon(std::vector<std::string> options, uid_t uid)
   const std::string log_path = (directory_ / "log").string();
   pid_ = ::fork();
   if (pid_ == 0) {
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     const int log = ::open(log_path.c_str(), O_CREAT | O_WRONLY | O_APPEND, 0666);
     ::dup2(log, STDOUT_FILENO);
     ::dup2(log, STDERR_FILENO);
     ::setenv("NOTIFY_SOCKET", notify_path.c_str(), 1);
-    if (uid != 0 && (::setresgid(uid, uid, uid) != 0 || ::setresuid(uid, uid, uid) != 0))
+    if (uid != 0 && (::setgroups(0, nullptr) != 0 || ::setresgid(uid, uid, uid) != 0 ||
+                     ::setresuid(uid, uid, uid) != 0)) {
       ::_exit(126);
+    }
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // a change of uid takes it back, prctl(2)
     ::execv(FAULTLINED_BINARY, arguments.data());
     ::_exit(127);
   }
