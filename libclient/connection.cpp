@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -167,6 +168,24 @@ void Connection::poison_mappings_of_files() const {
   }
 }
 
+void Connection::reserve_mappings_of_files() {
+  // The child's own memory would come to lie in the hole, and go with an fl_unmap of what it thinks
+  // it inherited.
+  for (auto it = mappings_.begin(); it != mappings_.end();) {
+    auto& [start, mapped] = *it;
+    void* reserved = nullptr;
+    if (mapped.content == Content::of_file) {
+      reserved = ::mmap(reinterpret_cast<void*>(start), mapped.length, PROT_NONE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+      mapped.content = Content::none;
+    }
+    // Another fork hook's memory may have come there first: then it is no longer ours.
+    it = reserved == MAP_FAILED ? mappings_.erase(it) : std::next(it);
+  }
+  // The fork hooks hold the connection.
+  if (mappings_.empty()) while_mapped_.reset();
+}
+
 void Connection::before_fork() {
   mutex_.lock();
   mappings_mutex_.lock();
@@ -194,6 +213,7 @@ void Connection::after_fork_in_parent() {
 }
 
 void Connection::after_fork_in_child() {
+  if ((server_flags_ & wire::kServerNoForkEvents) != 0) reserve_mappings_of_files();
   // A daemon that stops closes its sessions before it gives any range up. So where the session
   // still stands here, the kernel told it of this fork, and it serves, or poisons, the child's own
   // ranges.

@@ -11,6 +11,8 @@
 //      own by the beacon: a page that fork wipes (MADV_WIPEONFORK), so that the first look at it in
 //      the child is a fault, which the daemon answers with that address space's cookie. Where the
 //      kernel tells the daemon of no forks, the child starts anew and what it had open is stale.
+//      Mappings of files stay behind in the parent; the child keeps their addresses, without
+//      access.
 //   3. broken: the daemon is gone. Mappings stay; calls fail with EPIPE; the next fl_connect makes
 //      a new one. A daemon that stops poisons what is only in a file. Fork does not copy such marks
 //      (it copies no page tables that a fault can fill, kernel/mm/memory.c: vma_needs_copy), so a
@@ -35,7 +37,8 @@ struct MapRange {
   std::uintptr_t start = 0;
   std::size_t length = 0;
 };
-enum class Content : bool { zero, of_file };
+// What lies behind a mapping. none: in a fork child, the addresses of what it did not inherit.
+enum class Content { zero, of_file, none };
 
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
@@ -83,6 +86,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void require_generation(std::uint64_t generation) const;
   [[nodiscard]] bool maps_files() const;
   void poison_mappings_of_files() const;
+  void reserve_mappings_of_files();
 
   const std::string path_;
   std::mutex mutex_;  // guards all down to the next mutex

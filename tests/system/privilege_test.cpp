@@ -545,6 +545,33 @@ TEST_F(OwnDaemon, AForkChildInheritsMemoryOfZeroesAndNothingOfFiles) {
   });
 }
 
+// What is not inherited leaves no hole: else the child's own memory would come to lie there, and go
+// when the inherited mapping is given back.
+TEST_F(OwnDaemon, TheAddressesOfAFileStayTakenInAForkChild) {
+  as_user([&](fl_client* client) {
+    const PatternFile file(4 * kPage);
+    const auto of_file = map(create_from(client, file.fd()), 4 * kPage, FL_MAP_PRIVATE);
+    const auto maps_there = [&] {
+      void* there = ::mmap(of_file.data(), of_file.size(), PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+      if (there != MAP_FAILED) *static_cast<std::byte*>(there) = kOne;
+      return there != MAP_FAILED;
+    };
+    const Outcome outcome = in_child([&] {
+      EXPECT_FALSE(maps_there());
+      EXPECT_TRUE(in_child([&] {
+                    EXPECT_FALSE(maps_there()) << "nor in a grandchild";
+                    return 0;
+                  }).exited(0));
+      EXPECT_EQ(fl_unmap(client, of_file.data(), of_file.size()), 0) << fl_last_error();
+      EXPECT_TRUE(maps_there()) << "given back";
+      EXPECT_EQ(fl_unmap(client, of_file.data(), of_file.size()), -EINVAL);
+      return 0;
+    });
+    EXPECT_TRUE(outcome.exited(0)) << outcome;
+  });
+}
+
 // Nothing at all to be had, as in a container whose seccomp profile knows no userfaultfd.
 TEST_F(OwnDaemon, WithoutAnyUserfaultfdConnectingSaysSo) {
   const Outcome outcome = as(kNobody, [&] {
