@@ -66,8 +66,7 @@ void FaultWorker::run() {
   read_mail();
   ring_->timeout(sweep_timer_, kSweepEvery);
   for (;;) {
-    linger();
-    if (auto waited = ring_->wait(); !waited) {
+    if (auto waited = wait(); !waited) {
       // Without its ring this worker cannot answer a fault, and clients would hang one by one.
       spdlog::critical("fault worker {}: {}", index_, waited.error().message());
       std::abort();
@@ -110,6 +109,17 @@ void FaultWorker::answered() {
   const auto now = std::chrono::steady_clock::now();
   lingers_ = now - answered_at_ < kLinger;
   answered_at_ = now;
+}
+
+Status FaultWorker::wait() {
+  // What the last round did may have polled the ring, and raised a signal that was looked at
+  // before: nothing further need complete to end a sleep.
+  if (mail_.raised() || sweep_timer_.raised() || later_timer_.raised()) {
+    ring_->poll();
+    return {};
+  }
+  linger();
+  return ring_->wait();
 }
 
 void FaultWorker::linger() {

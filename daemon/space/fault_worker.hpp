@@ -74,6 +74,7 @@ class FaultWorker final : public SpaceHost {
    public:
     void on_complete(int) override { raised_ = true; }
     [[nodiscard]] bool take() { return std::exchange(raised_, false); }
+    [[nodiscard]] bool raised() const { return raised_; }
 
    private:
     bool raised_ = false;
@@ -84,6 +85,7 @@ class FaultWorker final : public SpaceHost {
   void run();
   // Does what letters and timers ask for.
   void attend();
+  [[nodiscard]] Status wait();
   void linger();
   void read_mail();
   void run_tasks();

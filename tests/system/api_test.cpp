@@ -9,6 +9,8 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -630,9 +632,13 @@ TEST_F(Api, AMappingWithoutItsMiddleIsTwo) {
 TEST_F(Api, ThreadsMakeUseAndReleaseEverythingAtOnce) {
   constexpr std::size_t kThreads = 4;
   constexpr std::size_t kRounds = 200;
+  // As long as a worker sleeps where it has nothing to do: who waits so long was overlooked.
+  constexpr std::chrono::milliseconds kOverlooked{150};
+  std::atomic<std::size_t> overlooked{0};
   const PatternFile file(8 * kPage);
   const auto work = [&](std::size_t thread) {
     for (std::size_t round = 0; round < kRounds; ++round) {
+      const auto began = std::chrono::steady_clock::now();
       const Client client = connect(daemon_.socket());
       const std::string name = "of-" + std::to_string(thread) + (round % 2 == 0 ? "-even" : "-odd");
       const Object object = create(client, 8 * kPage, name.c_str());
@@ -655,11 +661,13 @@ TEST_F(Api, ThreadsMakeUseAndReleaseEverythingAtOnce) {
         ASSERT_EQ(fl_unmap(client, memory.data(), memory.size()), 0) << fl_last_error();
       }
       ASSERT_EQ(fl_object_unlink(client, name.c_str()), 0) << fl_last_error();
+      if (std::chrono::steady_clock::now() - began > kOverlooked) ++overlooked;
     }
   };
   std::vector<std::thread> threads;
   for (std::size_t t = 0; t < kThreads; ++t) threads.emplace_back(work, t);
   for (std::thread& thread : threads) thread.join();
+  EXPECT_LT(overlooked, kThreads * kRounds / 20) << "a busy machine alone makes a few rounds slow";
   EXPECT_EQ(mappings_of(client_), 0U);
   EXPECT_TRUE(eventually([&] { return count_of(daemon_, wire::AdminQuery::objects) == 0; }));
 }
