@@ -158,7 +158,10 @@ Status answer_in_every_way(const Userfaultfd& uffd, Vaddr start) {
 Status try_fault_answers(const Userfaultfd& uffd) {
   auto memfd = Memfd::create("faultline:check", kTrialLength);
   if (!memfd) return propagate(memfd);
-  if (auto done = memfd->allocate(ByteCount{0}, kTrialLength); !done) return done;
+  auto content =
+      MappedMemory::create(kTrialLength, PROT_READ | PROT_WRITE, MAP_SHARED, memfd->writable_fd());
+  if (!content) return propagate(content);
+  if (auto done = content->populate(ByteCount{0}, kTrialLength); !done) return done;
   // Ours and watched by ourselves, so never touched: only ioctls look at it.
   auto view = MappedMemory::create(kTrialLength, PROT_READ | PROT_WRITE,
                                    MAP_PRIVATE | MAP_NORESERVE, memfd->writable_fd());
@@ -247,9 +250,12 @@ Finding check_io_uring() {
 }
 
 Finding check_memfd() {
-  const auto memfd = Memfd::create("faultline:check", ByteCount{4096});
-  if (memfd) return {"sealed memfd", Verdict::ok, "tried: seals, read-only reopening", ""};
-  return {"sealed memfd", Verdict::missing, memfd.error().message(),
+  auto memfd = Memfd::create("faultline:check", kTrialPage);
+  const Result<bool> held =
+      memfd ? memfd->holds(ByteCount{0}, kTrialPage) : Result<bool>(propagate(memfd));
+  if (held)
+    return {"sealed memfd", Verdict::ok, "tried: seals, read-only reopening, cachestat", ""};
+  return {"sealed memfd", Verdict::missing, held.error().message(),
           "mount /proc, and allow memfd_create in the seccomp profile"};
 }
 

@@ -4,6 +4,7 @@
 
 #include <sys/mman.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <span>
 #include <utility>
@@ -35,6 +36,21 @@ class MappedMemory {
     void* base = ::mmap(nullptr, size.value(), prot, flags, fd, 0);
     if (base == MAP_FAILED) return fail_errno("mmap of " + std::to_string(size.value()) + " bytes");
     return MappedMemory{static_cast<std::byte*>(base), size.value()};
+  }
+
+  // Allocates the pages of a writable range, zeroed where nothing was; whole pages. Idempotent.
+  // Blocks for the zeroing, and for no lock of a file: fallocate(2) would wait for whoever writes
+  // to the memfd, who may be waiting for a page from us.
+  [[nodiscard]] Status populate(ByteCount offset, ByteCount length) const {
+    int result = 0;
+    do {
+      result = ::madvise(base_ + offset.value(), length.value(), MADV_POPULATE_WRITE);
+    } while (result != 0 && (errno == EINTR || errno == EAGAIN));
+    if (result != 0) {
+      return fail_errno("populating " + std::to_string(length.value()) + " bytes at " +
+                        std::to_string(offset.value()));
+    }
+    return {};
   }
 
   [[nodiscard]] std::byte* data() const { return base_; }

@@ -3,7 +3,10 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+#include "daemon/kernel/uapi.hpp"
 
 namespace faultline::kernel {
 
@@ -15,10 +18,6 @@ off_t as_offset(ByteCount n) {
   return static_cast<off_t>(n.value());
 }
 
-std::string describe(const char* what, ByteCount offset, ByteCount length) {
-  return std::string(what) + " of " + std::to_string(length.value()) + " bytes at " +
-         std::to_string(offset.value()) + " in an object's memfd";
-}
 }  // namespace
 
 Result<Memfd> Memfd::create(const std::string& name, ByteCount size) {
@@ -37,28 +36,14 @@ Result<Memfd> Memfd::create(const std::string& name, ByteCount size) {
   return Memfd{std::move(writable), std::move(read_only)};
 }
 
-Status Memfd::allocate(ByteCount offset, ByteCount length) const {
-  int result = 0;
-  do {
-    result = ::fallocate(writable_.get(), 0, as_offset(offset), as_offset(length));
-  } while (result != 0 && errno == EINTR);
-  if (result != 0) return fail_errno(describe("allocation", offset, length));
-  return {};
-}
-
-Status Memfd::punch_hole(ByteCount offset, ByteCount length) const {
-  const int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-  if (::fallocate(writable_.get(), mode, as_offset(offset), as_offset(length)) != 0) {
-    return fail_errno(describe("hole punch", offset, length));
+Result<bool> Memfd::holds(ByteCount offset, ByteCount length) const {
+  const uapi::CachestatRange range{offset.value(), length.value()};
+  uapi::Cachestat stat{};
+  if (::syscall(uapi::kSysCachestat, writable_.get(), &range, &stat, 0) != 0) {
+    return fail_errno("cachestat of " + std::to_string(length.value()) + " bytes at " +
+                      std::to_string(offset.value()) + " of an object's memfd");
   }
-  return {};
-}
-
-Result<bool> Memfd::holds(ByteCount offset) const {
-  // This moves the file position, which all who opened the object share and nobody can rely on.
-  const off_t data = ::lseek(read_only_.get(), as_offset(offset), SEEK_DATA);
-  if (data < 0 && errno != ENXIO) return fail_errno("looking for data in an object's memfd");
-  return data == as_offset(offset);
+  return stat.nr_cache + stat.nr_evicted > 0;  // of a memfd, evicted is what is in swap
 }
 
 ByteCount Memfd::allocated() const {

@@ -1,5 +1,6 @@
 // The memory of one object: a sealed memfd. Must never hand out a descriptor with more rights than
-// asked.
+// asked, and never take the file's own lock: a client may hold it for as long as it likes, by a
+// write(2) to the memfd from memory that faults.
 //
 // What is sealed: SHRINK and GROW, so that no client can pull pages from under another, and SEAL.
 // Writing is not sealed: rights are in the descriptor's open mode, and the file's mode is 0, so
@@ -24,12 +25,8 @@ class Memfd {
   [[nodiscard]] int writable_fd() const { return writable_.get(); }
   [[nodiscard]] int read_only_fd() const { return read_only_.get(); }
 
-  // Allocates zeroed pages where there are none. Idempotent. Blocks for the zeroing.
-  [[nodiscard]] Status allocate(ByteCount offset, ByteCount length) const;
-  // Gives the pages back; they read zero afterwards.
-  [[nodiscard]] Status punch_hole(ByteCount offset, ByteCount length) const;
-  // Whether there is a page at the offset, in memory or swapped out.
-  [[nodiscard]] Result<bool> holds(ByteCount offset) const;
+  // Whether there is any page in the range, in memory or swapped out.
+  [[nodiscard]] Result<bool> holds(ByteCount offset, ByteCount length) const;
   // Bytes of memory in use.
   [[nodiscard]] ByteCount allocated() const;
 

@@ -23,6 +23,20 @@ inline constexpr std::uint64_t kContinueModeWp = std::uint64_t{1} << 1;
 // linux/userfaultfd.h, Linux 6.1: makes a userfaultfd from /dev/userfaultfd
 inline constexpr unsigned long kIoctlNewUserfaultfd = _IO(0xAA, 0x00);
 
+// linux/mman.h and asm-generic/unistd.h, Linux 6.5: cachestat(2)
+inline constexpr long kSysCachestat = 451;
+struct CachestatRange {
+  __u64 off;
+  __u64 len;
+};
+struct Cachestat {
+  __u64 nr_cache;
+  __u64 nr_dirty;
+  __u64 nr_writeback;
+  __u64 nr_evicted;
+  __u64 nr_recently_evicted;
+};
+
 // linux/fs.h, Linux 6.7
 struct PageRegion {
   __u64 start;

@@ -90,7 +90,7 @@ PageCount MemoryObject::populate(PageIndex first, PageCount window, kernel::Ring
 
 PageCount MemoryObject::populate_zero(PageIndex first, PageCount window, const Waiter& waiter) {
   const auto allocate = [&](PageCount count) {
-    return memfd_.allocate(spec_.page_size.offset_of(first), spec_.page_size.bytes(count));
+    return memory_.populate(spec_.page_size.offset_of(first), spec_.page_size.bytes(count));
   };
   PageCount count = window;
   Status allocated = allocate(count);
@@ -142,12 +142,7 @@ void MemoryObject::finish(Fill& fill, PageCount supplied, int error) {
   {
     const std::lock_guard lock(fills_mutex_);
     pages_.mark(first, supplied, PageState::resident);
-    if (lost > PageCount{0}) {
-      const auto given_back = memfd_.punch_hole(spec_.page_size.offset_of(first + supplied),
-                                                spec_.page_size.bytes(lost));
-      if (!given_back) spdlog::error("{}", given_back.error().message());
-      pages_.mark(first + supplied, lost, PageState::absent);
-    }
+    pages_.mark(first + supplied, lost, PageState::absent);
     const auto found =
         std::find_if(fills_.begin(), fills_.end(), [&](const auto& f) { return f.get() == &fill; });
     ended = std::move(*found);
@@ -168,10 +163,23 @@ void MemoryObject::finish(Fill& fill, PageCount supplied, int error) {
   }
 }
 
+PageCount MemoryObject::run_of_zeroes(PageIndex first, PageCount limit) const {
+  if (from_file()) return PageCount{0};
+  const PageCount absent = pages_.run(first, limit, PageState::absent);
+  if (absent == PageCount{0}) return absent;
+  // A client may have written to the memfd itself, which no fault told of.
+  for (const PageCount count : {absent, PageCount{1}}) {
+    const Result<bool> held =
+        memfd_.holds(spec_.page_size.offset_of(first), spec_.page_size.bytes(count));
+    if (held && !*held) return count;
+  }
+  return PageCount{0};
+}
+
 void MemoryObject::recheck(PageIndex page) {
   // Under the mutex no fill begins or ends between the look and the change.
   const std::lock_guard lock(fills_mutex_);
-  const Result<bool> held = memfd_.holds(spec_.page_size.offset_of(page));
+  const Result<bool> held = memfd_.holds(spec_.page_size.offset_of(page), spec_.page_size.bytes());
   if (!held) {
     spdlog::error("object {} page {}: {}", id_.value(), page.value(), held.error().message());
   } else if (!*held) {

@@ -7,7 +7,7 @@
 //      of the file into the memfd on its own ring. Whoever wants the page meanwhile leaves a
 //      waiter.
 //   2. The read completes: the pages are marked resident, then the waiters are told.
-//   3. Or it fails: the memfd's pages are given back, the entries return to absent, then the
+//   3. Or it fails: the entries return to absent, whatever the memfd now holds of them; then the
 //      waiters are told: to try the page alone when the read was of several, that it cannot be had
 //      when it was of one.
 // A page of a zero-fill object is allocated in the memfd and marked, at once.
@@ -94,10 +94,9 @@ class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
   // that must not cost others what they wrote.
   void recheck(PageIndex page);
 
-  // Zero-fill objects give absent pages nothing but zeroes: a private write need not allocate them.
-  [[nodiscard]] bool reads_zero(PageIndex page) const {
-    return !from_file() && pages_.state(page) == PageState::absent;
-  }
+  // How many pages from first on, at most limit, are nothing but zeroes and in no memory: a private
+  // write need not allocate them.
+  [[nodiscard]] PageCount run_of_zeroes(PageIndex first, PageCount limit) const;
 
   // How many handles are open, in all address spaces.
   void count_handle(int change) { handles_.fetch_add(change); }

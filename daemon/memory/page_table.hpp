@@ -7,8 +7,7 @@
 // States and their transitions:
 //   absent -> filling    a worker claims the page: by CAS (claim), or under the object's lock
 //   filling -> resident  its content is in the memfd (mark): the claimer alone
-//   filling -> absent    it could not be supplied and the memfd's page was given back (mark):
-//                        the claimer alone
+//   filling -> absent    it could not be supplied (mark): the claimer alone
 //   absent -> resident   zero-fill: the memfd's page was allocated (mark): any worker, idempotent
 //   resident -> absent   a client punched a hole into the memfd (forget): any worker, by CAS
 //

@@ -318,19 +318,16 @@ AddressSpace::Answer AddressSpace::map_page(const Vma& vma, PageIndex page, Faul
 AddressSpace::Answer AddressSpace::copy_page(const Vma& vma, PageIndex page, Fault& fault) {
   const PageCount wanted = choose_window(vma, page, fault, AccessKind::copy);
   // A page of zeroes that no mapping has yet asked the object for stays unallocated there.
-  const bool zero = vma.object->reads_zero(page);
-  const PageCount ready =
-      zero ? vma.object->pages().run(
-                 page, std::min(wanted, vma.page_size().pages(ByteCount{zeroes.size()})),
-                 memory::PageState::absent)
-           : supply(vma, page, wanted, fault);
-  if (ready == PageCount{0}) return zero ? Answer::later : Answer::done;
+  const PageCount zero = vma.object->run_of_zeroes(
+      page, std::min(wanted, vma.page_size().pages(ByteCount{zeroes.size()})));
+  const PageCount ready = zero > PageCount{0} ? zero : supply(vma, page, wanted, fault);
+  if (ready == PageCount{0}) return Answer::done;
 
   PageIndex at = page;
   PageIndex end = page + ready;
   std::uint64_t copied = 0;
   while (at < end) {
-    const std::byte* source = zero ? zeroes.data() : vma.object->content(at);
+    const std::byte* source = zero > PageCount{0} ? zeroes.data() : vma.object->content(at);
     const RangeResult result =
         uffd_.copy_range(vma.address_of(at), source, vma.page_size().bytes(end - at));
     if (result.done > ByteCount{0}) {

@@ -116,7 +116,10 @@ FL_API int fl_object_unlink(fl_client* client, const char* name);
 /* Closes the handle; mappings of the object stay. NULL is allowed. */
 FL_API int fl_object_close(fl_object* object);
 
-/* The object's memfd, read-only where the object was opened so; it stays the library's. */
+/* The object's memfd, read-only where the object was opened so; it stays the library's. Its file
+ * position is shared by all who opened the object: use pread(2) and pwrite(2). A page that nobody
+ * touched yet reads zero through it, and what is written to such a page of an object with a file
+ * behind it is replaced by the file's content at the first touch. */
 FL_API int fl_object_fd(const fl_object* object);
 
 #define FL_MAP_SHARED (1u << 0)  /* stores are seen by all, through any mapping */

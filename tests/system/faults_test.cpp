@@ -313,5 +313,36 @@ TEST_F(Faults, APunchedHoleIsSuppliedAnew) {
   EXPECT_EQ(second[kPage], std::byte{0});
 }
 
+// write(2) holds the file's own lock while it waits for the page that it reads from.
+TEST_F(Faults, AnObjectCanBeWrittenToFromAMappingOfItself) {
+  constexpr unsigned kWithinSeconds = 20;
+  const Outcome outcome = in_child([&] {
+    ::alarm(kWithinSeconds);
+    const PatternFile file(64 * kPage);
+    for (const Object& object : {create(client_, 64 * kPage), create_from(client_, file.fd())}) {
+      const auto shared = map(object, 64 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+      const auto view = map(object, 64 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
+      const int fd = fl_object_fd(object);
+      touch(shared[0]);  // from the file it would come over what is written
+      if (::pwrite(fd, shared.data() + 32 * kPage, kPage, 0) != kPage) return 1;
+      if (::pwrite(fd, view.data() + 48 * kPage, kPage, kPage) != kPage) return 2;
+      if (std::memcmp(shared.data(), shared.data() + 32 * kPage, kPage) != 0) return 3;
+    }
+    return 0;
+  });
+  EXPECT_TRUE(outcome.exited(0)) << outcome;
+}
+
+TEST_F(Faults, AFirstPrivateWriteKeepsWhatWasWrittenThroughTheDescriptor) {
+  const Object object = create(client_, 8 * kPage);
+  const std::vector<std::byte> text(kPage, kOne);
+  ASSERT_EQ(::pwrite(fl_object_fd(object), text.data(), kPage, 2 * kPage), kPage);
+  const auto view = map(object, 8 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
+  for (std::size_t page = 0; page < 8; ++page) {
+    view[page * kPage] = kTwo;
+    EXPECT_EQ(view[page * kPage + 1], page == 2 ? kOne : std::byte{0}) << page;
+  }
+}
+
 }  // namespace
 }  // namespace faultline::testing
