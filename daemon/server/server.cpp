@@ -66,6 +66,10 @@ Result<std::unique_ptr<Server>> Server::create(const Settings& settings,
   auto spaces = space::SpaceService::create(settings.workers);
   if (!spaces) return propagate(spaces);
   server->spaces_ = std::move(*spaces);
+  // Before there is a socket to leave behind, and before anybody is told that we are ready; run()
+  // finds what came meanwhile.
+  server->signals_.add(SIGTERM);
+  server->signals_.add(SIGINT);
   if (auto listening = server->listen(); !listening) return propagate(listening);
   return server;
 }
@@ -109,8 +113,6 @@ Status Server::listen() {
 }
 
 void Server::run() {
-  signals_.add(SIGTERM);
-  signals_.add(SIGINT);
   signals_.async_wait([this](const boost::system::error_code& error, int signal) {
     if (error) return;
     spdlog::info("{}: taking no more work", ::strsignal(signal));

@@ -12,6 +12,16 @@ namespace {
 
 constexpr std::byte kOne{1};
 
+// However soon it comes: from the moment the daemon says that it is ready.
+TEST(Shutdown, AtOnceIsAsOrderlyAsLater) {
+  for (int i = 0; i < 30; ++i) {
+    Daemon daemon;
+    const int status = daemon.stop();
+    ASSERT_TRUE(Outcome{status}.exited(0)) << Outcome{status} << " in round " << i;
+    EXPECT_FALSE(std::filesystem::exists(daemon.socket()));
+  }
+}
+
 TEST(Shutdown, LeavesWhatIsResidentReadableAndPoisonsWhatIsOnlyInTheFile) {
   const PatternFile file(64 * kPage);
   Daemon daemon;
