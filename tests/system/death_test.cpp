@@ -58,6 +58,9 @@ TEST_F(Death, KilledWhileMappedReleasesEverythingWithinASecond) {
 TEST_F(Death, KilledAtRandomMomentsOfAFaultStormHarmsNobodyElse) {
   const PatternFile file(512 * kPage);
   const Object object = create_from(client_, file.fd());
+  // The daemon closes its copy of the memfd that it sent after the reply, and before the next one.
+  fl_object_info info{};
+  ASSERT_EQ(fl_object_stat(object, &info), 0) << fl_last_error();
   const std::size_t descriptors = daemon_.open_descriptors();
   for (useconds_t delay = 0; delay < 40; ++delay) {
     Gate started;
