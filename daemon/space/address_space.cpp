@@ -21,6 +21,8 @@ using memory::Supply;
 
 constexpr PageCount kOnePage{1};
 constexpr unsigned kMostAttempts = 8;
+// What a client can raise without an end must not keep others from their turn.
+constexpr unsigned kMostBatches = 8;
 constexpr std::chrono::nanoseconds kFirstRetry = std::chrono::microseconds(50);
 constexpr std::chrono::nanoseconds kLastRetry = std::chrono::milliseconds(5);
 
@@ -62,6 +64,15 @@ void AddressSpace::listen() {
 
 void AddressSpace::on_read(int result) {
   if (dead_) return;
+  if (result == -EMFILE || result == -ENFILE || result == -ENOMEM) {
+    // For the descriptor of a fork child. The kernel keeps the event, and the parent waits.
+    if (std::has_single_bit(++failed_reads_)) {
+      spdlog::error("space {} (pid {}): taking a fork child over: {}", id_.value(), owner_.pid,
+                    std::generic_category().message(-result));
+    }
+    retry_later();
+    return;
+  }
   if (result < 0 && result != -EAGAIN && result != -EINTR) {
     spdlog::error("space {}: reading its userfaultfd: {}", id_.value(),
                   std::generic_category().message(-result));
@@ -80,7 +91,7 @@ void AddressSpace::on_read(int result) {
 
 void AddressSpace::drain() {
   std::array<uffd_msg, 32> more{};
-  for (;;) {
+  for (unsigned batch = 0; batch < kMostBatches; ++batch) {
     const auto count = uffd_.read_now(more);
     // Kernels before 6.10 cannot be asked without a risk of blocking; the next completion brings
     // the rest.
@@ -212,16 +223,22 @@ void AddressSpace::answer_faults() {
   if (faults_.empty()) faults_.swap(batch);  // keeps its memory for the next batch
   if (deferred_.empty()) {
     retry_after_ = kFirstRetry;
-  } else if (!retry_timer_.in_flight()) {
+  } else {
     // No further event need come to end what EAGAIN told of, so a timer brings these back. It is
     // the client's own thread that ends it, which may have to run first on this very CPU.
-    host_->ring().timeout(retry_timer_, retry_after_);
-    retry_after_ = std::clamp(retry_after_ * 2, kFirstRetry, kLastRetry);
+    retry_later();
   }
 }
 
-void AddressSpace::retry_deferred() {
+void AddressSpace::retry_later() {
+  if (retry_timer_.in_flight()) return;
+  host_->ring().timeout(retry_timer_, retry_after_);
+  retry_after_ = std::clamp(retry_after_ * 2, kFirstRetry, kLastRetry);
+}
+
+void AddressSpace::retry() {
   if (dead_) return;
+  if (!reader_.in_flight()) listen();
   faults_.insert(faults_.end(), deferred_.begin(), deferred_.end());
   deferred_.clear();
   answer_faults();

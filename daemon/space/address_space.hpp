@@ -133,6 +133,8 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace> {
   // One step towards retirement; true when there is nothing left to do. Not from within a
   // completion.
   bool retire();
+  // Stops serving at once: the ranges are the kernel's from then on.
+  void abandon() { die(); }
 
   [[nodiscard]] bool dead() const { return dead_; }
   // No ring operation refers to it any more.
@@ -162,7 +164,7 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace> {
   class RetryTimer final : public kernel::RingOperation {
    public:
     explicit RetryTimer(AddressSpace& space) : space_(space) {}
-    void on_complete(int) override { space_.retry_deferred(); }
+    void on_complete(int) override { space_.retry(); }
 
    private:
     AddressSpace& space_;
@@ -170,7 +172,7 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace> {
 
   void listen();
   void on_read(int result);
-  // Reads and carries out everything readable; faults are put on faults_.
+  // Reads and carries out what else is readable, within bounds; faults are put on faults_.
   void drain();
   void take(const uffd_msg& message);
   void on_fork(int child_fd);
@@ -179,7 +181,8 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace> {
   void on_remove(Vaddr start, Vaddr end);
 
   void answer_faults();
-  void retry_deferred();
+  void retry_later();
+  void retry();
   Answer answer(Fault& fault);
   Answer answer_beacon(const Fault& fault);
   Answer answer_unknown(const Fault& fault);
@@ -219,6 +222,7 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace> {
   std::vector<Fault> faults_;    // read, not yet answered
   std::vector<Fault> deferred_;  // met EAGAIN
   std::size_t waiting_ = 0;      // for a page to come from its file
+  std::uint64_t failed_reads_ = 0;
   std::array<uffd_msg, 32> messages_{};
   Reader reader_{*this};
   RetryTimer retry_timer_{*this};

@@ -79,6 +79,7 @@ void FaultWorker::run() {
     }
   }
   mailbox_->close();
+  for (const auto& space : spaces_) space->abandon();
   // What is in flight refers to this object and to spaces: see every completion before they go.
   ring_->cancel(mail_);
   ring_->cancel(sweep_timer_);

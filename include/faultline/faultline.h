@@ -64,7 +64,7 @@ typedef struct fl_object_spec {
   /* Bytes. Rounded up to whole pages; the rest of the last page reads zero. With a file, 0 means
    * "to the end of the file". */
   uint64_t size;
-  /* Permission bits for others than the owner, as open(2)'s mode: 0600 keeps it to oneself. */
+  /* Permission bits, as open(2)'s mode: who may open it by its name; 0600 keeps it to oneself. */
   uint32_t mode;
   /* FL_FROM_FILE or 0. */
   uint32_t flags;

@@ -1,5 +1,6 @@
 // Clients that die in any state leave the daemon, and every other client, as they were.
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -118,6 +119,38 @@ TEST_F(Death, ConnectingAndDisconnectingLeaksNothing) {
   }
   EXPECT_TRUE(eventually([&] { return daemon_.open_descriptors() == descriptors; }))
       << daemon_.open_descriptors() << " descriptors, " << descriptors << " before";
+}
+
+// The kernel keeps a fork's message until the daemon has a descriptor for the child.
+TEST(Limits, AForkWaitsWhileTheDaemonIsOutOfDescriptors) {
+  Daemon daemon;
+  const PatternFile file(64 * kPage);
+  const Gate mapped;
+  const Gate go;
+  const Gate forking;
+  Child victim([&] {
+    const Client client = connect(daemon.socket());
+    const auto view = map(create_from(client, file.fd()), 64 * kPage, FL_MAP_PRIVATE);
+    touch(view[0]);
+    mapped.open();
+    if (!go.pass()) return 9;
+    forking.open();
+    const Outcome child =
+        in_child([&] { return view[40 * kPage + 1] == file.bytes()[40 * kPage + 1] ? 0 : 3; });
+    if (!child.exited(0)) return 4;
+    return std::memcmp(view.data(), file.bytes().data(), view.size()) == 0 ? 0 : 2;
+  });
+  ASSERT_TRUE(mapped.pass());
+  const rlimit none_left{3, 1024};  // what is open stays so
+  ASSERT_EQ(::prlimit(daemon.pid(), RLIMIT_NOFILE, &none_left, nullptr), 0) << std::strerror(errno);
+  go.open();
+  ASSERT_TRUE(forking.pass());
+  EXPECT_TRUE(
+      eventually([&] { return daemon.log().find("Too many open files") != std::string::npos; }));
+  const rlimit enough{1024, 1024};
+  ASSERT_EQ(::prlimit(daemon.pid(), RLIMIT_NOFILE, &enough, nullptr), 0) << std::strerror(errno);
+  const Outcome outcome = victim.wait();
+  EXPECT_TRUE(outcome.exited(0)) << outcome << " (2: the parent, 4: the child read something else)";
 }
 
 }  // namespace
