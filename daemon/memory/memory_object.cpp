@@ -12,8 +12,8 @@ namespace faultline::memory {
 // ended.
 class MemoryObject::Fill final : public kernel::RingOperation {
  public:
-  Fill(std::shared_ptr<MemoryObject> object, kernel::Ring& ring, PageIndex first, PageCount count)
-      : object_(std::move(object)), ring_(ring), first_(first), count_(count) {
+  Fill(std::shared_ptr<MemoryObject> object, PageIndex first, PageCount count)
+      : object_(std::move(object)), first_(first), count_(count) {
     const FileSource& file = *object_->spec_.file;
     const ByteCount start = object_->page_size().offset_of(first_);
     wanted_ = std::min(object_->page_size().bytes(count_), file.length - start);
@@ -31,8 +31,8 @@ class MemoryObject::Fill final : public kernel::RingOperation {
     const FileSource& file = *object_->spec_.file;
     const ByteCount start = object_->page_size().offset_of(first_) + got_;
     std::byte* into = object_->memory_.data() + start.value();
-    ring_.read(*this, file.fd.get(), {into, (wanted_ - got_).value()},
-               static_cast<std::int64_t>((file.offset + start).value()));
+    object_->pager_->read(*this, file.fd.get(), {into, (wanted_ - got_).value()},
+                          file.offset + start);
   }
 
   void on_complete(int result) override {
@@ -49,7 +49,6 @@ class MemoryObject::Fill final : public kernel::RingOperation {
 
  private:
   std::shared_ptr<MemoryObject> object_;
-  kernel::Ring& ring_;
   PageIndex first_;
   PageCount count_;
   ByteCount wanted_;
@@ -58,14 +57,17 @@ class MemoryObject::Fill final : public kernel::RingOperation {
 };
 
 MemoryObject::MemoryObject(ObjectId id, ObjectSpec spec, kernel::Memfd memfd,
-                           kernel::MappedMemory memory, PageTable pages)
+                           kernel::MappedMemory memory, PageTable pages, FilePager* pager)
     : id_(id),
       spec_(std::move(spec)),
       memfd_(std::move(memfd)),
       memory_(std::move(memory)),
-      pages_(std::move(pages)) {}
+      pages_(std::move(pages)),
+      pager_(pager) {}
 
-Result<std::shared_ptr<MemoryObject>> MemoryObject::create(ObjectId id, ObjectSpec spec) {
+Result<std::shared_ptr<MemoryObject>> MemoryObject::create(ObjectId id, ObjectSpec spec,
+                                                           FilePager* pager) {
+  assert((pager != nullptr) == spec.file.has_value());
   const ByteCount size = spec.page_size.round_up(spec.content_size);
   auto memfd =
       kernel::Memfd::create("faultline:" + (spec.name.empty() ? "anonymous" : spec.name), size);
@@ -75,16 +77,15 @@ Result<std::shared_ptr<MemoryObject>> MemoryObject::create(ObjectId id, ObjectSp
   if (!memory) return propagate(memory);
   auto pages = PageTable::create(spec.page_size.pages(size));
   if (!pages) return propagate(pages);
-  return std::shared_ptr<MemoryObject>{new MemoryObject(id, std::move(spec), std::move(*memfd),
-                                                        std::move(*memory), std::move(*pages))};
+  return std::shared_ptr<MemoryObject>{new MemoryObject(
+      id, std::move(spec), std::move(*memfd), std::move(*memory), std::move(*pages), pager)};
 }
 
-PageCount MemoryObject::populate(PageIndex first, PageCount window, kernel::Ring& ring,
-                                 Waiter waiter) {
+PageCount MemoryObject::populate(PageIndex first, PageCount window, Waiter waiter) {
   assert(first + window <= PageIndex{} + page_count());
   const PageCount ready = pages_.run(first, window, PageState::resident);
   if (ready == window) return ready;
-  if (from_file()) return populate_file(first, window, ring, std::move(waiter));
+  if (from_file()) return populate_file(first, window, std::move(waiter));
   return populate_zero(first, window, waiter);
 }
 
@@ -109,8 +110,7 @@ PageCount MemoryObject::populate_zero(PageIndex first, PageCount window, const W
   return count;
 }
 
-PageCount MemoryObject::populate_file(PageIndex first, PageCount window, kernel::Ring& ring,
-                                      Waiter waiter) {
+PageCount MemoryObject::populate_file(PageIndex first, PageCount window, Waiter waiter) {
   const std::lock_guard lock(fills_mutex_);
   const PageCount ready = pages_.run(first, window, PageState::resident);
   if (ready == PageCount{0}) {
@@ -126,8 +126,9 @@ PageCount MemoryObject::populate_file(PageIndex first, PageCount window, kernel:
   const PageCount absent = pages_.run(start, window - ready, PageState::absent);
   if (absent > PageCount{0}) {
     pages_.mark(start, absent, PageState::filling);
-    auto fill = std::make_unique<Fill>(shared_from_this(), ring, start, absent);
+    auto fill = std::make_unique<Fill>(shared_from_this(), start, absent);
     if (ready == PageCount{0}) fill->add_waiter(first, std::move(waiter));
+    fills_begun_.fetch_add(1);
     fill->submit();
     fills_.push_back(std::move(fill));
   }

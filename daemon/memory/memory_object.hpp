@@ -3,9 +3,9 @@
 // a file.
 //
 // Life of a page of a file object:
-//   1. A worker finds it absent, claims it and what follows it in the window, and starts one read
-//      of the file into the memfd on its own ring. Whoever wants the page meanwhile leaves a
-//      waiter.
+//   1. A worker finds it absent, claims it and what follows it in the window, and has the pager of
+//      the object's owner read the file into the memfd, once for all of it. Whoever wants the page
+//      meanwhile leaves a waiter.
 //   2. The read completes: the pages are marked resident, then the waiters are told.
 //   3. Or it fails: the entries return to absent, whatever the memfd now holds of them; then the
 //      waiters are told: to try the page alone when the read was of several, that it cannot be had
@@ -15,7 +15,7 @@
 // Locking: fills_mutex_ guards fills_ and everything in a Fill. A page is in state filling only
 // while a Fill that covers it is in fills_ (claims and their entry are made under the mutex), so a
 // waiter that looks under the mutex either finds the fill or a state that is no longer filling.
-// Leaf lock.
+// The pager's mailbox is posted to under it.
 #pragma once
 
 #include <sys/types.h>
@@ -28,8 +28,8 @@
 #include <vector>
 
 #include "daemon/kernel/memfd.hpp"
-#include "daemon/kernel/ring.hpp"
 #include "daemon/kernel/units.hpp"
+#include "daemon/memory/file_pager.hpp"
 #include "daemon/memory/page_table.hpp"
 
 namespace faultline::memory {
@@ -59,10 +59,12 @@ enum class Supply {
 
 class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
  public:
-  // Called once, on any worker's thread, possibly before populate returns.
+  // Called once, on this or the pager's thread, possibly before populate returns.
   using Waiter = std::function<void(Supply)>;
 
-  static Result<std::shared_ptr<MemoryObject>> create(ObjectId id, ObjectSpec spec);
+  // The pager, for an object with a file, must outlive every call of populate.
+  static Result<std::shared_ptr<MemoryObject>> create(ObjectId id, ObjectSpec spec,
+                                                      FilePager* pager = nullptr);
 
   [[nodiscard]] ObjectId id() const { return id_; }
   [[nodiscard]] const std::string& name() const { return spec_.name; }
@@ -86,8 +88,8 @@ class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
 
   // Makes pages from first on resident, at most window of them. Returns how many are so now, from
   // first; 0 means that first is on its way, or refused, and that waiter was taken and will be
-  // called. Reads of a file go through the ring of the calling worker.
-  PageCount populate(PageIndex first, PageCount window, kernel::Ring& ring, Waiter waiter);
+  // called.
+  PageCount populate(PageIndex first, PageCount window, Waiter waiter);
 
   // The kernel found no page to map where this one should be. Where a writer tore it out of the
   // memfd it is absent again. Where it is there, the client's mapping is of something else, and
@@ -102,16 +104,18 @@ class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
   void count_handle(int change) { handles_.fetch_add(change); }
   [[nodiscard]] int handles() const { return handles_.load(); }
 
+  // Of its file, ended or not.
+  [[nodiscard]] std::uint64_t fills() const { return fills_begun_.load(); }
   // Of pages that no read of the file could supply.
   [[nodiscard]] std::uint64_t failed_fills() const { return failed_fills_.load(); }
 
  private:
   class Fill;
   MemoryObject(ObjectId id, ObjectSpec spec, kernel::Memfd memfd, kernel::MappedMemory memory,
-               PageTable pages);
+               PageTable pages, FilePager* pager);
 
   PageCount populate_zero(PageIndex first, PageCount window, const Waiter& waiter);
-  PageCount populate_file(PageIndex first, PageCount window, kernel::Ring& ring, Waiter waiter);
+  PageCount populate_file(PageIndex first, PageCount window, Waiter waiter);
   void finish(Fill& fill, PageCount supplied, int error);
 
   ObjectId id_;
@@ -119,6 +123,8 @@ class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
   kernel::Memfd memfd_;
   kernel::MappedMemory memory_;
   PageTable pages_;
+  FilePager* pager_;
+  std::atomic<std::uint64_t> fills_begun_{0};
   std::atomic<std::uint64_t> failed_fills_{0};
   std::atomic<int> handles_{0};
 

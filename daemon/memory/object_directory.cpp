@@ -53,7 +53,13 @@ Result<std::shared_ptr<MemoryObject>> ObjectDirectory::create(ObjectSpec spec) {
     }
   }
   const ObjectId id{next_id_};
-  auto object = MemoryObject::create(id, std::move(spec));
+  FilePager* pager = nullptr;
+  if (spec.file) {
+    auto of_owner = pagers_.of(spec.uid);
+    if (!of_owner) return propagate(of_owner);
+    pager = *of_owner;
+  }
+  auto object = MemoryObject::create(id, std::move(spec), pager);
   if (!object) return object;
   ++next_id_;
   all_.emplace(id, *object);
@@ -89,6 +95,11 @@ Status ObjectDirectory::unlink(const std::string& name, Credentials who) {
   last = std::move(*object);
   named_.erase(name);
   return {};
+}
+
+bool ObjectDirectory::stop(std::chrono::steady_clock::time_point deadline) {
+  const std::lock_guard lock(mutex_);
+  return pagers_.stop(deadline);
 }
 
 std::vector<std::shared_ptr<MemoryObject>> ObjectDirectory::all() const {

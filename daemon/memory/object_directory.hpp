@@ -40,12 +40,17 @@ class ObjectDirectory {
  public:
   explicit ObjectDirectory(ObjectLimits limits) : limits_(limits) {}
 
-  // Errors: EINVAL, EEXIST, EFBIG, EUSERS, and what memfd_create(2) and mmap(2) say.
+  // Errors: EINVAL, EEXIST, EFBIG, EUSERS, and what memfd_create(2), mmap(2) and io_uring_setup(2)
+  // say.
   Result<std::shared_ptr<MemoryObject>> create(ObjectSpec spec);
   // Errors: EINVAL, ENOENT, EACCES.
   Result<std::shared_ptr<MemoryObject>> open(const std::string& name, Access access,
                                              Credentials who) const;
   Status unlink(const std::string& name, Credentials who);
+
+  // Waits for the files that are being read, when nobody wants pages any more; false where one did
+  // not answer until then: this object must then not be destroyed.
+  [[nodiscard]] bool stop(std::chrono::steady_clock::time_point deadline);
 
   [[nodiscard]] std::vector<std::shared_ptr<MemoryObject>> all() const;
   // Whether the object can still be opened by its name.
@@ -59,6 +64,7 @@ class ObjectDirectory {
   const ObjectLimits limits_;
   mutable std::mutex mutex_;
   std::uint64_t next_id_ = 1;
+  FilePagers pagers_;
   std::map<std::string, std::shared_ptr<MemoryObject>> named_;
   std::map<ObjectId, std::weak_ptr<MemoryObject>> all_;
 };

@@ -447,8 +447,7 @@ PageCount AddressSpace::supply(const Vma& vma, PageIndex page, PageCount wanted,
   if (resident == wanted) return resident;
   ++waiting_;  // for now: the waiter may be called before populate returns
   const PageCount ready = vma.object->populate(
-      page, wanted, host_->ring(),
-      [weak = weak_from_this(), mailbox = host_->mailbox(), fault](Supply outcome) {
+      page, wanted, [weak = weak_from_this(), mailbox = host_->mailbox(), fault](Supply outcome) {
         mailbox->post([weak, fault, outcome] {
           if (const auto self = weak.lock()) self->resume(fault, outcome);
         });

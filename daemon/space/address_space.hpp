@@ -37,10 +37,10 @@
 #include <optional>
 #include <vector>
 
+#include "daemon/kernel/mailbox.hpp"
 #include "daemon/kernel/ring.hpp"
 #include "daemon/kernel/userfaultfd.hpp"
 #include "daemon/space/handle_table.hpp"
-#include "daemon/space/mailbox.hpp"
 #include "daemon/space/vma_map.hpp"
 #include "faultline/wire/protocol.hpp"
 
@@ -92,7 +92,7 @@ class SpaceHost {
   virtual ~SpaceHost() = default;
 
   virtual kernel::Ring& ring() = 0;
-  virtual std::shared_ptr<Mailbox> mailbox() = 0;
+  virtual std::shared_ptr<kernel::Mailbox> mailbox() = 0;
   virtual SpaceId next_space_id() = 0;
   // Faults were answered just now.
   virtual void answered() = 0;

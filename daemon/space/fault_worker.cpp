@@ -15,7 +15,7 @@ constexpr unsigned kRingEntries = 1024;
 Result<std::unique_ptr<FaultWorker>> FaultWorker::create(unsigned index, SpaceRegistry& registry) {
   auto ring = kernel::Ring::create(kRingEntries);
   if (!ring) return propagate(ring);
-  auto mailbox = Mailbox::create();
+  auto mailbox = kernel::Mailbox::create();
   if (!mailbox) return propagate(mailbox);
   std::unique_ptr<FaultWorker> worker{
       new FaultWorker(index, registry, std::move(*ring), std::move(*mailbox))};
@@ -24,7 +24,8 @@ Result<std::unique_ptr<FaultWorker>> FaultWorker::create(unsigned index, SpaceRe
 }
 
 FaultWorker::FaultWorker(unsigned index, SpaceRegistry& registry,
-                         std::unique_ptr<kernel::Ring> ring, std::shared_ptr<Mailbox> mailbox)
+                         std::unique_ptr<kernel::Ring> ring,
+                         std::shared_ptr<kernel::Mailbox> mailbox)
     : index_(index), registry_(registry), ring_(std::move(ring)), mailbox_(std::move(mailbox)) {}
 
 FaultWorker::~FaultWorker() {
@@ -141,7 +142,7 @@ void FaultWorker::read_mail() {
 }
 
 void FaultWorker::run_tasks() {
-  for (Mailbox::Letter& letter : mailbox_->take()) letter();
+  for (kernel::Mailbox::Letter& letter : mailbox_->take()) letter();
 }
 
 void FaultWorker::sweep() {

@@ -64,7 +64,7 @@ class FaultWorker final : public SpaceHost {
 
   kernel::Ring& ring() override { return *ring_; }
   void answered() override;
-  std::shared_ptr<Mailbox> mailbox() override { return mailbox_; }
+  std::shared_ptr<kernel::Mailbox> mailbox() override { return mailbox_; }
   SpaceId next_space_id() override { return registry_.next_space_id(); }
   void adopt(std::shared_ptr<AddressSpace> child) override { registry_.place(std::move(child)); }
 
@@ -81,7 +81,7 @@ class FaultWorker final : public SpaceHost {
   };
 
   FaultWorker(unsigned index, SpaceRegistry& registry, std::unique_ptr<kernel::Ring> ring,
-              std::shared_ptr<Mailbox> mailbox);
+              std::shared_ptr<kernel::Mailbox> mailbox);
   void run();
   // Does what letters and timers ask for.
   void attend();
@@ -96,7 +96,7 @@ class FaultWorker final : public SpaceHost {
   unsigned index_;
   SpaceRegistry& registry_;
   std::unique_ptr<kernel::Ring> ring_;
-  std::shared_ptr<Mailbox> mailbox_;
+  std::shared_ptr<kernel::Mailbox> mailbox_;
 
   std::vector<std::shared_ptr<AddressSpace>> spaces_;
   FaultCounters past_;

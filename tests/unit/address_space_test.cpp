@@ -23,13 +23,13 @@ class Host final : public SpaceHost {
     EXPECT_TRUE(ring) << ring.error().message();
     ring_ = std::move(*ring);
     EXPECT_TRUE(ring_->own());
-    mailbox_ = std::move(*Mailbox::create());
+    mailbox_ = std::move(*kernel::Mailbox::create());
   }
   kernel::Ring& ring() override {
     if (const auto act = std::exchange(before_ring_, nullptr)) act();
     return *ring_;
   }
-  std::shared_ptr<Mailbox> mailbox() override { return mailbox_; }
+  std::shared_ptr<kernel::Mailbox> mailbox() override { return mailbox_; }
   SpaceId next_space_id() override { return SpaceId{2}; }
   void answered() override {}
   void adopt(std::shared_ptr<AddressSpace>) override {}
@@ -42,7 +42,7 @@ class Host final : public SpaceHost {
 
  private:
   std::unique_ptr<kernel::Ring> ring_;
-  std::shared_ptr<Mailbox> mailbox_;
+  std::shared_ptr<kernel::Mailbox> mailbox_;
   std::function<void()> before_ring_;
 };
 

@@ -83,15 +83,6 @@ TEST(Memfd, ItsReadOnlyDescriptorCannotWriteAndItsSizeIsSealed) {
   EXPECT_EQ(::fcntl(memfd->writable_fd(), F_ADD_SEALS, F_SEAL_WRITE), -1);
 }
 
-// Runs the ring until the object has answered.
-Supply wait_for(kernel::Ring& ring, const std::optional<Supply>& answer) {
-  while (!answer) {
-    const auto waited = ring.wait();
-    EXPECT_TRUE(waited) << waited.error().message();
-  }
-  return *answer;
-}
-
 class FileObject : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -100,27 +91,26 @@ class FileObject : public ::testing::Test {
     for (std::size_t i = 0; i < content_.size(); ++i) content_[i] = static_cast<char>('a' + i % 23);
     ASSERT_EQ(::write(file_.get(), content_.data(), content_.size()),
               static_cast<ssize_t>(content_.size()));
-    auto ring = kernel::Ring::create(8);
-    ASSERT_TRUE(ring) << ring.error().message();
-    ring_ = std::move(*ring);
-    ASSERT_TRUE(ring_->own());
+    auto pager = FilePager::create();
+    ASSERT_TRUE(pager) << pager.error().message();
+    pager_ = std::move(*pager);
     ObjectSpec spec = named("file", content_.size());
     spec.file = FileSource{UniqueFd{::dup(file_.get())}, ByteCount{0}, spec.content_size};
-    auto object = MemoryObject::create(ObjectId{1}, std::move(spec));
+    auto object = MemoryObject::create(ObjectId{1}, std::move(spec), pager_.get());
     ASSERT_TRUE(object) << object.error().message();
     object_ = *object;
   }
 
   Supply populate(std::uint64_t first, std::uint64_t window) {
-    std::optional<Supply> answer;
-    const PageCount ready = object_->populate(PageIndex{first}, PageCount{window}, *ring_,
-                                              [&](Supply supply) { answer = supply; });
-    return ready > PageCount{0} ? Supply::ready : wait_for(*ring_, answer);
+    std::promise<Supply> answer;
+    const PageCount ready = object_->populate(PageIndex{first}, PageCount{window},
+                                              [&](Supply supply) { answer.set_value(supply); });
+    return ready > PageCount{0} ? Supply::ready : answer.get_future().get();
   }
 
   UniqueFd file_;
   std::string content_;
-  std::unique_ptr<kernel::Ring> ring_;
+  std::unique_ptr<FilePager> pager_;
   std::shared_ptr<MemoryObject> object_;
 };
 
@@ -146,15 +136,20 @@ TEST_F(FileObject, AFileThatShrankFailsOnlyThePagesItLost) {
 }
 
 TEST_F(FileObject, TwoWhoWantOnePageShareOneRead) {
-  std::optional<Supply> first;
-  std::optional<Supply> second;
-  EXPECT_EQ(object_->populate(PageIndex{0}, PageCount{2}, *ring_, [&](Supply s) { first = s; }),
+  std::promise<Supply> first;
+  std::promise<Supply> second;
+  std::promise<void> both_wait;
+  // The pager's thread is held until both have asked.
+  kernel::Mailbox& held = pager_->mailbox_for_test();
+  held.post([released = both_wait.get_future().share()] { released.wait(); });
+  EXPECT_EQ(object_->populate(PageIndex{0}, PageCount{2}, [&](Supply s) { first.set_value(s); }),
             PageCount{0});
-  EXPECT_EQ(object_->populate(PageIndex{1}, PageCount{1}, *ring_, [&](Supply s) { second = s; }),
+  EXPECT_EQ(object_->populate(PageIndex{1}, PageCount{1}, [&](Supply s) { second.set_value(s); }),
             PageCount{0});
-  EXPECT_EQ(ring_->in_flight(), 1U);
-  EXPECT_EQ(wait_for(*ring_, first), Supply::ready);
-  EXPECT_EQ(wait_for(*ring_, second), Supply::ready);
+  EXPECT_EQ(object_->fills(), 1U);
+  both_wait.set_value();
+  EXPECT_EQ(first.get_future().get(), Supply::ready);
+  EXPECT_EQ(second.get_future().get(), Supply::ready);
 }
 
 TEST(HandleTable, AForkChildHasACopyOfItsOwn) {

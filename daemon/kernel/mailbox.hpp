@@ -1,9 +1,9 @@
-// How other threads hand work to one worker. Must never run anything itself.
+// How other threads hand work to the thread of a ring. Must never run anything itself.
 //
 // post() appends under the mutex and, where the box was empty, signals the eventfd that the
-// worker's ring reads. The worker reads the eventfd first and takes the letters after: a letter
-// posted in between is either taken now or has signalled again, so none is left lying while the
-// worker sleeps.
+// ring reads. That thread reads the eventfd first and takes the letters after: a letter
+// posted in between is either taken now or has signalled again, so none is left lying while it
+// sleeps.
 //
 // Locking: mutex_ guards letters_ and closed_; leaf lock.
 #pragma once
@@ -16,7 +16,7 @@
 #include "daemon/kernel/error.hpp"
 #include "faultline/wire/unique_fd.hpp"
 
-namespace faultline::space {
+namespace faultline::kernel {
 
 class Mailbox {
  public:
@@ -40,4 +40,4 @@ class Mailbox {
   bool closed_ = false;
 };
 
-}  // namespace faultline::space
+}  // namespace faultline::kernel

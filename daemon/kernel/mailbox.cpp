@@ -1,15 +1,15 @@
-#include "daemon/space/mailbox.hpp"
+#include "daemon/kernel/mailbox.hpp"
 
 #include <sys/eventfd.h>
 
 #include <memory>
 #include <utility>
 
-namespace faultline::space {
+namespace faultline::kernel {
 
 Result<std::shared_ptr<Mailbox>> Mailbox::create() {
   UniqueFd event{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
-  if (!event) return fail_errno("eventfd for a worker's mailbox");
+  if (!event) return fail_errno("eventfd for a mailbox");
   return std::shared_ptr<Mailbox>{new Mailbox(std::move(event))};
 }
 
@@ -34,4 +34,4 @@ void Mailbox::close() {
   closed_ = true;
 }
 
-}  // namespace faultline::space
+}  // namespace faultline::kernel
