@@ -5,6 +5,7 @@
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
 #include <systemd/sd-daemon.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <csignal>
@@ -34,7 +35,8 @@ constexpr const char* kFooter =
     "  $XDG_RUNTIME_DIR/faultline/faultlined.sock where a user's own daemon listens\n\n"
     "SETTINGS FILE (TOML)\n"
     "  Keys, each like the option of its name: socket_path (--socket), socket_mode, socket_group,\n"
-    "  workers, max_object_bytes, max_objects, max_sessions, max_sessions_per_user, log_level.\n"
+    "  workers, max_object_bytes, max_objects, max_sessions, max_sessions_per_user,\n"
+    "  max_spaces_per_user, log_level.\n"
     "  The command line wins over the file.\n\n"
     "EXIT STATUS\n"
     "  0 stopped by a signal, or --check found nothing missing; 1 could not start or go on, or "
@@ -77,11 +79,14 @@ int main(int argc, char** argv) {
   app.add_option("--socket-mode", mode_text, "permissions of the socket, octal; 0666 by default")
       ->type_name("MODE");
   app.add_option("--socket-group", given.socket_group, "group of the socket")->type_name("NAME");
-  app.add_option("--workers", given.workers, "fault worker threads; 0: one a processor, at most 4");
+  app.add_option("--workers", given.workers,
+                 "fault worker threads for each user; 0: one a processor, at most 4");
   app.add_option("--max-object-bytes", given.max_object_bytes, "largest object; 4 TiB by default");
   app.add_option("--max-objects", given.max_objects, "objects at once");
   app.add_option("--max-sessions", given.max_sessions, "connections at once");
   app.add_option("--max-sessions-per-user", given.max_sessions_per_user, "the same, of one uid");
+  app.add_option("--max-spaces-per-user", given.max_spaces_per_user,
+                 "client processes at once, of one uid, fork children included");
   app.add_option("--log-level", given.log_level,
                  "trace, debug, info, warning, error, critical or off")
       ->type_name("LEVEL");
@@ -119,6 +124,9 @@ int main(int argc, char** argv) {
   if (was_given("--max-sessions-per-user")) {
     settings.max_sessions_per_user = given.max_sessions_per_user;
   }
+  if (was_given("--max-spaces-per-user")) {
+    settings.max_spaces_per_user = given.max_spaces_per_user;
+  }
   if (was_given("--log-level")) settings.log_level = given.log_level;
   if (auto completed = faultline::server::complete(settings); !completed) {
     std::cerr << "faultlined: " << completed.error().message() << '\n';
@@ -143,6 +151,11 @@ int main(int argc, char** argv) {
   }
   spdlog::info("faultlined {} listens on {}", FAULTLINE_VERSION, settings.socket_path.string());
   (void)::sd_notify(0, "READY=1");
-  (*server)->run();
+  if (!(*server)->run()) {
+    // A thread is held up in the kernel, by a client or a file; nothing that it uses may go. The
+    // end of the process frees it, and whoever waits for us.
+    spdlog::shutdown();
+    ::_exit(EXIT_SUCCESS);
+  }
   return EXIT_SUCCESS;
 }

@@ -139,6 +139,7 @@ json status_report(const DaemonStatus& status, const memory::ObjectDirectory& ob
       {"socket", status.socket_path},
       {"uptime_seconds", status.uptime.count()},
       {"workers", status.workers},
+      {"silent_workers", overview.silent_workers},
       {"sessions", status.sessions},
       {"spaces", overview.spaces.size()},
       {"objects", all.size()},

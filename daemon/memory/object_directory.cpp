@@ -1,5 +1,7 @@
 #include "daemon/memory/object_directory.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
 
 namespace faultline::memory {
@@ -28,6 +30,12 @@ bool valid_object_name(std::string_view name) {
   };
   return !name.empty() && name.size() <= kLongest && name.front() != '.' &&
          std::all_of(name.begin(), name.end(), allowed_byte);
+}
+
+Status ObjectDirectory::start() {
+  const std::lock_guard lock(mutex_);
+  if (auto own = pagers_.of(::geteuid()); !own) return propagate(own);
+  return {};
 }
 
 Result<std::shared_ptr<MemoryObject>> ObjectDirectory::create(ObjectSpec spec) {

@@ -40,6 +40,9 @@ class ObjectDirectory {
  public:
   explicit ObjectDirectory(ObjectLimits limits) : limits_(limits) {}
 
+  // Gets ready for the objects of the daemon's own user, which most are. Errors: as
+  // io_uring_setup(2).
+  Status start();
   // Errors: EINVAL, EEXIST, EFBIG, EUSERS, and what memfd_create(2), mmap(2) and io_uring_setup(2)
   // say.
   Result<std::shared_ptr<MemoryObject>> create(ObjectSpec spec);

@@ -25,6 +25,10 @@ namespace asio = boost::asio;
 // closed.
 constexpr std::size_t kRefusalsAtOnce = 64;
 constexpr std::chrono::milliseconds kAcceptPause{100};
+// Longer than the workers allow clients for a fork or an unmap.
+constexpr std::chrono::seconds kStopWithin{8};
+// Workers that do not say anything until then are left out of a report.
+constexpr std::chrono::seconds kReportWithin{1};
 
 Result<sockaddr_un> socket_address(const std::filesystem::path& path) {
   sockaddr_un address{};
@@ -63,13 +67,15 @@ Result<std::unique_ptr<Server>> Server::create(const Settings& settings,
                                                const kernel::KernelSupport& support) {
   std::unique_ptr<Server> server{new Server(settings, support)};
   server->userfaultfd_device_ = UniqueFd{::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC)};
-  auto spaces = space::SpaceService::create(settings.workers);
+  auto spaces = space::SpaceService::create(
+      {.workers_per_user = settings.workers, .spaces_per_user = settings.max_spaces_per_user});
   if (!spaces) return propagate(spaces);
   server->spaces_ = std::move(*spaces);
   // Before there is a socket to leave behind, and before anybody is told that we are ready; run()
   // finds what came meanwhile.
   server->signals_.add(SIGTERM);
   server->signals_.add(SIGINT);
+  if (auto started = server->objects_.start(); !started) return propagate(started);
   if (auto listening = server->listen(); !listening) return propagate(listening);
   return server;
 }
@@ -112,7 +118,7 @@ Status Server::listen() {
   return {};
 }
 
-void Server::run() {
+bool Server::run() {
   signals_.async_wait([this](const boost::system::error_code& error, int signal) {
     if (error) return;
     spdlog::info("{}: taking no more work", ::strsignal(signal));
@@ -120,6 +126,7 @@ void Server::run() {
   });
   accept_when_ready();
   control_.run();
+  return all_ended_;
 }
 
 void Server::stop() {
@@ -131,8 +138,11 @@ void Server::stop() {
   const std::set<std::shared_ptr<Session>> open = sessions_;  // closing takes them out of the set
   for (const auto& session : open) session->close();
   const std::size_t spaces = spaces_->space_count();
-  spaces_->stop();
-  helpers_.join();
+  const auto deadline = std::chrono::steady_clock::now() + kStopWithin;
+  const bool workers_ended = spaces_->stop(deadline);
+  const bool pagers_ended = objects_.stop(deadline);
+  all_ended_ = workers_ended && pagers_ended;
+  if (all_ended_) helpers_.join();
   control_.stop();
   spdlog::info("stopped; {} address spaces were left to the kernel", spaces);
 }
@@ -209,13 +219,18 @@ void Server::report(wire::AdminRequest query, uid_t viewer,
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - started_);
   status.user_mode_only = !userfaultfd_device_;
   status.fork_events = support_.fork_events;
-  spaces_->overview([this, query, viewer, status = std::move(status),
-                     done = std::move(done)](space::Overview overview) mutable {
+  auto answer_now = spaces_->overview([this, query, viewer, status = std::move(status),
+                                       done = std::move(done)](space::Overview overview) mutable {
     asio::post(helpers_, [this, query, viewer, status = std::move(status), done = std::move(done),
                           overview = std::move(overview)]() mutable {
       done(admin::answer(query, viewer, status, objects_, std::move(overview)));
     });
   });
+  auto timer = std::make_shared<asio::steady_timer>(control_, kReportWithin);
+  timer->async_wait(
+      [timer, answer_now = std::move(answer_now)](const boost::system::error_code& error) {
+        if (!error) answer_now();
+      });
 }
 
 }  // namespace faultline::server

@@ -31,7 +31,9 @@ class Server final : private SessionHost {
   ~Server() override;
 
   // Serves until SIGTERM or SIGINT; then takes no more work, leaves no client blocked, and returns.
-  void run();
+  // False where a thread did not end, held up in the kernel by a client or a file: then end the
+  // process without destroying this.
+  [[nodiscard]] bool run();
 
  private:
   Server(Settings settings, const kernel::KernelSupport& support);
@@ -53,6 +55,7 @@ class Server final : private SessionHost {
 
   Settings settings_;
   kernel::KernelSupport support_;
+  bool all_ended_ = true;
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   UniqueFd userfaultfd_device_;
   boost::asio::io_context control_{1};

@@ -70,6 +70,8 @@ Status read_settings_file(const std::filesystem::path& file, Settings& settings)
           [&](const toml::node& n) { return take_number(n, settings.max_sessions); }},
       Key{"max_sessions_per_user",
           [&](const toml::node& n) { return take_number(n, settings.max_sessions_per_user); }},
+      Key{"max_spaces_per_user",
+          [&](const toml::node& n) { return take_number(n, settings.max_spaces_per_user); }},
       Key{"log_level", [&](const toml::node& n) { return take_text(n, settings.log_level); }},
   };
   for (const auto& [key_of_node, node] : table) {
@@ -95,8 +97,8 @@ Status complete(Settings& settings) {
   if (settings.max_object_bytes < 4096)
     return fail(EINVAL, "setting max_object_bytes below a page");
   if (settings.max_sessions == 0 || settings.max_sessions_per_user == 0 ||
-      settings.max_objects == 0) {
-    return fail(EINVAL, "setting a limit of sessions or objects to 0");
+      settings.max_spaces_per_user == 0 || settings.max_objects == 0) {
+    return fail(EINVAL, "setting a limit of sessions, address spaces or objects to 0");
   }
   const auto level = spdlog::level::from_str(settings.log_level);
   if (level == spdlog::level::off && settings.log_level != "off") {
@@ -110,10 +112,11 @@ std::string describe(const Settings& settings) {
   return fmt::format(
       "socket_path = {}\nsocket_mode = {:#o}\nsocket_group = {}\nworkers = {}\nmax_object_bytes = "
       "{}\n"
-      "max_objects = {}\nmax_sessions = {}\nmax_sessions_per_user = {}\nlog_level = {}",
+      "max_objects = {}\nmax_sessions = {}\nmax_sessions_per_user = {}\nmax_spaces_per_user = {}\n"
+      "log_level = {}",
       settings.socket_path.string(), settings.socket_mode, settings.socket_group, settings.workers,
       settings.max_object_bytes, settings.max_objects, settings.max_sessions,
-      settings.max_sessions_per_user, settings.log_level);
+      settings.max_sessions_per_user, settings.max_spaces_per_user, settings.log_level);
 }
 
 }  // namespace faultline::server

@@ -15,11 +15,12 @@ struct Settings {
   std::filesystem::path socket_path;  // empty: the default of this user
   unsigned socket_mode = 0666;  // rights are checked by the peer's credentials, not by reachability
   std::string socket_group;     // empty: the daemon's own
-  unsigned workers = 0;         // 0: one a processor, at most 4
+  unsigned workers = 0;         // for each user; 0: one a processor, at most 4
   std::uint64_t max_object_bytes = std::uint64_t{4} << 40;
   std::size_t max_objects = 16'384;
   std::size_t max_sessions = 4'096;
   std::size_t max_sessions_per_user = 1'024;
+  std::size_t max_spaces_per_user = 4'096;
   std::string log_level = "info";
 };
 

@@ -549,8 +549,13 @@ Status AddressSpace::map(const MapRequest& request) {
   return {};
 }
 
+void AddressSpace::turn_away() {
+  turned_away_ = true;
+  retire();
+}
+
 void AddressSpace::check() {
-  if (dead_) return;
+  if (dead_ || (turned_away_ && retire())) return;
   const std::size_t departed = departed_.size();
   const int state = uffd_.probe();
   if (state == ESRCH) {

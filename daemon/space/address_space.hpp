@@ -133,6 +133,8 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace> {
   // One step towards retirement; true when there is nothing left to do. Not from within a
   // completion.
   bool retire();
+  // Retires it, now or with the next checks.
+  void turn_away();
   // Stops serving at once: the ranges are the kernel's from then on.
   void abandon() { die(); }
 
@@ -230,6 +232,7 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace> {
   FaultCounters counters_;
   std::uint64_t past_ahead_unused_ = 0;
   bool session_open_ = true;
+  bool turned_away_ = false;
   bool dead_ = false;
 };
 

@@ -30,7 +30,7 @@ FaultWorker::FaultWorker(unsigned index, SpaceRegistry& registry,
 
 FaultWorker::~FaultWorker() {
   begin_stop();
-  join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void FaultWorker::post(Task task) {
@@ -46,6 +46,14 @@ bool FaultWorker::take(std::shared_ptr<AddressSpace> space) {
   });
 }
 
+bool FaultWorker::turn_away(std::shared_ptr<AddressSpace> space) {
+  return mailbox_->post([this, space = std::move(space)] {
+    spaces_.push_back(space);
+    space->start(*this);
+    space->turn_away();
+  });
+}
+
 void FaultWorker::begin_stop() {
   post([this] {
     if (!stopping_) retire_by_ = std::chrono::steady_clock::now() + kRetireWithin;
@@ -54,8 +62,11 @@ void FaultWorker::begin_stop() {
   });
 }
 
-void FaultWorker::join() {
-  if (thread_.joinable()) thread_.join();
+bool FaultWorker::join_until(std::chrono::steady_clock::time_point deadline) {
+  if (!thread_.joinable()) return true;
+  if (ended_.get_future().wait_until(deadline) != std::future_status::ready) return false;
+  thread_.join();
+  return true;
 }
 
 void FaultWorker::run() {
@@ -87,6 +98,7 @@ void FaultWorker::run() {
   ring_->cancel(later_timer_);
   while (ring_->in_flight() > 0 && ring_->wait()) {
   }
+  ended_.set_value();
 }
 
 void FaultWorker::attend() {

@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <functional>
+#include <future>
 #include <memory>
 #include <string>
 #include <thread>
@@ -53,10 +54,13 @@ class FaultWorker final : public SpaceHost {
   void post(Task task);
   // Thread-safe. Starts to serve the space here; false once the worker has ended.
   bool take(std::shared_ptr<AddressSpace> space);
+  // The same, for a space that is to be retired at once.
+  bool turn_away(std::shared_ptr<AddressSpace> space);
   // Starts to retire every space; the thread ends when that is done.
   void begin_stop();
-  // Blocks for that, at most a little longer than kRetireWithin.
-  void join();
+  // Blocks for that, at most until the deadline; false where it has not ended: a client holds it up
+  // in the kernel, and this object must then not be destroyed.
+  [[nodiscard]] bool join_until(std::chrono::steady_clock::time_point deadline);
   // On the worker only.
   [[nodiscard]] const std::vector<std::shared_ptr<AddressSpace>>& spaces() const { return spaces_; }
   // On the worker only: what was done for spaces that are gone.
@@ -109,6 +113,7 @@ class FaultWorker final : public SpaceHost {
   bool lingers_ = false;
   bool stopping_ = false;
   std::chrono::steady_clock::time_point retire_by_{};
+  std::promise<void> ended_;
   std::thread thread_;
 };
 

@@ -1,5 +1,8 @@
 #include "daemon/space/space_service.hpp"
 
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -17,45 +20,88 @@ constexpr std::chrono::seconds kMapWithin{5};
 
 }  // namespace
 
-Result<std::unique_ptr<SpaceService>> SpaceService::create(unsigned workers) {
-  std::unique_ptr<SpaceService> service{new SpaceService()};
-  service->load_.assign(workers, 0);
-  for (unsigned i = 0; i < workers; ++i) {
-    auto worker = FaultWorker::create(i, *service);
-    if (!worker) return propagate(worker);
-    service->workers_.push_back(std::move(*worker));
-  }
+std::size_t SpaceService::User::spaces() const {
+  std::size_t sum = 0;
+  for (const Member& member : members) sum += member.spaces;
+  return sum;
+}
+
+SpaceService::Member& SpaceService::User::least_loaded() {
+  return *std::min_element(members.begin(), members.end(),
+                           [](const Member& a, const Member& b) { return a.spaces < b.spaces; });
+}
+
+Result<std::unique_ptr<SpaceService>> SpaceService::create(const Limits& limits) {
+  std::unique_ptr<SpaceService> service{new SpaceService(limits)};
+  // Most daemons serve their own user; and where no ring can be made, now is the time to say so.
+  const std::lock_guard lock(service->mutex_);
+  if (auto own = service->user_locked(::geteuid()); !own) return propagate(own);
   return service;
 }
 
-SpaceService::~SpaceService() {
-  stop();
+Result<SpaceService::User*> SpaceService::user_locked(uid_t uid) {
+  const auto found = users_.find(uid);
+  if (found != users_.end()) return &found->second;
+  if (users_.size() >= limits_.users) {
+    return fail(EUSERS, "serving more than " + std::to_string(limits_.users) + " users");
+  }
+  User user;
+  for (unsigned i = 0; i < limits_.workers_per_user; ++i) {
+    auto worker = FaultWorker::create(i, *this);
+    if (!worker) return propagate(worker);
+    user.members.push_back({std::move(*worker), 0});
+  }
+  return &users_.emplace(uid, std::move(user)).first->second;
 }
 
-void SpaceService::stop() {
-  for (auto& worker : workers_) worker->begin_stop();
-  for (auto& worker : workers_) worker->join();
+std::vector<FaultWorker*> SpaceService::workers() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<FaultWorker*> all;
+  for (const auto& [uid, user] : users_) {
+    for (const Member& member : user.members) all.push_back(member.worker.get());
+  }
+  return all;
+}
+
+std::size_t SpaceService::worker_count() const {
+  return workers().size();
+}
+
+bool SpaceService::stop(std::chrono::steady_clock::time_point deadline) {
+  const std::vector<FaultWorker*> all = workers();
+  for (FaultWorker* worker : all) worker->begin_stop();
+  bool ended = true;
+  for (FaultWorker* worker : all) ended = worker->join_until(deadline) && ended;
+  return ended;
 }
 
 void SpaceService::place(std::shared_ptr<AddressSpace> space) {
-  std::size_t chosen = 0;
+  FaultWorker* worker = nullptr;
+  bool too_many = false;
   {
     const std::lock_guard lock(mutex_);
-    chosen = static_cast<std::size_t>(
-        std::distance(load_.begin(), std::min_element(load_.begin(), load_.end())));
-    ++load_.at(chosen);
-    known_.emplace(space->cookie(), Known{space, chosen, space->owner().uid, space->handles(),
+    User& user = users_.at(space->owner().uid);  // its own, or its parent's, who has workers
+    too_many = user.spaces() >= limits_.spaces_per_user;
+    Member& member = user.least_loaded();
+    ++member.spaces;
+    worker = member.worker.get();
+    known_.emplace(space->cookie(), Known{space, &member, space->owner().uid, space->handles(),
                                           space->features(), space->id()});
   }
+  if (too_many) {
+    spdlog::error("uid {} has {} address spaces: a further fork child is not served",
+                  space->owner().uid, limits_.spaces_per_user);
+  }
   // A child forked while the daemon stops: its worker may have ended already.
-  if (!workers_.at(chosen)->take(space)) space->retire();
+  const bool placed = too_many ? worker->turn_away(space) : worker->take(space);
+  if (!placed) space->retire();
 }
 
 void SpaceService::gone(const AddressSpace& space) {
   const std::lock_guard lock(mutex_);
   const auto found = known_.find(space.cookie());
   if (found == known_.end()) return;
-  --load_.at(found->second.worker);
+  --found->second.member->spaces;
   known_.erase(found);
 }
 
@@ -66,11 +112,21 @@ std::size_t SpaceService::space_count() const {
 
 void SpaceService::attach_new(UniqueFd userfaultfd, Owner owner, Vaddr beacon,
                               Callback<SpaceRef> done) {
+  FaultWorker* worker = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    auto user = user_locked(owner.uid);
+    if (!user) return done(propagate(user));
+    if ((*user)->spaces() >= limits_.spaces_per_user) {
+      return done(fail(EUSERS, "connecting beyond max_spaces_per_user, " +
+                                   std::to_string(limits_.spaces_per_user)));
+    }
+    worker = (*user)->least_loaded().worker.get();
+  }
   // On a worker, because the ioctls wait for the client's memory map, which the client can hold
   // long.
-  FaultWorker& worker = *workers_.front();
   auto fd = std::make_shared<UniqueFd>(std::move(userfaultfd));
-  worker.post([this, fd, owner, beacon, done = std::move(done)] {
+  worker->post([this, fd, owner, beacon, done = std::move(done)] {
     auto uffd = kernel::Userfaultfd::adopt(std::move(*fd));
     if (!uffd) {
       done(propagate(uffd));
@@ -100,8 +156,8 @@ Result<SpaceRef> SpaceService::attach_forked(const wire::Cookie& cookie, Owner o
     if (owner.uid != known.uid && owner.uid != 0 && known.uid != 0) {
       return fail(EACCES, "attaching to an address space of another user");
     }
-    ref = SpaceRef{known.id, workers_.at(known.worker).get(), known.space, known.handles,
-                   known.features};
+    ref =
+        SpaceRef{known.id, known.member->worker.get(), known.space, known.handles, known.features};
   }
   ref.worker->post([weak = ref.space, pid = owner.pid] {
     if (const auto space = weak.lock()) space->set_pid(pid);
@@ -144,32 +200,42 @@ void SpaceService::snapshot(const SpaceRef& ref, Callback<SpaceSnapshot> done) {
   });
 }
 
-void SpaceService::overview(std::function<void(Overview)> done) {
+std::function<void()> SpaceService::overview(std::function<void(Overview)> done) {
   struct Gathering {
     std::mutex mutex;
     Overview all;
     std::size_t missing = 0;
-    std::function<void(Overview)> done;
+    std::function<void(Overview)> done;  // empty once it was called
   };
+  const auto answer = [](Gathering& gathering, bool anyway) {
+    std::unique_lock lock(gathering.mutex);
+    if (!gathering.done || (gathering.missing > 0 && !anyway)) return;
+    const auto answer_once = std::exchange(gathering.done, nullptr);
+    gathering.all.silent_workers = gathering.missing;
+    Overview all = std::move(gathering.all);
+    lock.unlock();
+    answer_once(std::move(all));
+  };
+  const std::vector<FaultWorker*> asked = workers();
   auto gathering = std::make_shared<Gathering>();
-  gathering->missing = workers_.size();
+  gathering->missing = asked.size();
   gathering->done = std::move(done);
-  for (auto& worker : workers_) {
-    worker->post([gathering, from = worker.get()] {
-      bool last = false;
+  for (FaultWorker* worker : asked) {
+    worker->post([gathering, worker, answer] {
       {
         const std::lock_guard lock(gathering->mutex);
-        gathering->all.total += from->past();
-        for (const auto& space : from->spaces()) {
+        gathering->all.total += worker->past();
+        for (const auto& space : worker->spaces()) {
           gathering->all.total += space->counters();
           if (!space->dead()) gathering->all.spaces.push_back(space->snapshot());
         }
-        last = --gathering->missing == 0;
+        --gathering->missing;
       }
-      if (last) gathering->done(std::move(gathering->all));
+      answer(*gathering, false);
       return true;
     });
   }
+  return [gathering, answer] { answer(*gathering, true); };
 }
 
 void SpaceService::session_closed(const SpaceRef& ref) {

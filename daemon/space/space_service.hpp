@@ -1,9 +1,11 @@
-// All address spaces and the workers that serve them, as the server uses them. Must never be called
-// from a worker's thread where it says that it blocks.
+// All address spaces and the workers that serve them, as the server uses them. Must never let two
+// users share a worker: a client can hold its worker up in the kernel, by holding the lock of its
+// own memory map, which every ioctl on its userfaultfd waits for.
 //
 // Answers come by callback, on the thread of the worker that has them.
 //
-// Locking: mutex_ guards the cookies and the counts of spaces; leaf lock.
+// Locking: mutex_ guards the cookies, the users and their counts of spaces; nothing is called under
+// it but the making of a user's workers. Leaf lock.
 #pragma once
 
 #include <atomic>
@@ -30,20 +32,26 @@ struct SpaceRef {
 struct Overview {
   std::vector<SpaceSnapshot> spaces;  // that live
   FaultCounters total;                // since the daemon started, of spaces that are gone too
+  std::size_t silent_workers = 0;     // held up by their clients: what is theirs is missing here
 };
 
 class SpaceService final : public SpaceRegistry {
  public:
-  static Result<std::unique_ptr<SpaceService>> create(unsigned workers);
-  SpaceService(const SpaceService&) = delete;
-  SpaceService& operator=(const SpaceService&) = delete;
-  ~SpaceService() override;
+  struct Limits {
+    unsigned workers_per_user = 1;
+    std::size_t spaces_per_user = 4096;
+    // Each has threads of their own.
+    std::size_t users = 256;
+  };
+
+  // Errors: as io_uring_setup(2).
+  static Result<std::unique_ptr<SpaceService>> create(const Limits& limits);
 
   template <typename T>
   using Callback = std::function<void(Result<T>)>;
 
   // Takes a userfaultfd that a client made. Errors: as Userfaultfd::adopt; EINVAL and others where
-  // the beacon is not a page of anonymous memory of the client's.
+  // the beacon is not a page of anonymous memory of the client's; EUSERS: a limit is reached.
   void attach_new(UniqueFd userfaultfd, Owner owner, Vaddr beacon, Callback<SpaceRef> done);
   // Finds the space of a fork child. Errors: ENOENT no such cookie; EACCES another uid's.
   Result<SpaceRef> attach_forked(const wire::Cookie& cookie, Owner owner);
@@ -51,35 +59,50 @@ class SpaceService final : public SpaceRegistry {
   void map(const SpaceRef& ref, MapRequest request, std::function<void(Status)> done);
   void vma_at(const SpaceRef& ref, Vaddr address, Callback<VmaSnapshot> done);
   void snapshot(const SpaceRef& ref, Callback<SpaceSnapshot> done);
-  void overview(std::function<void(Overview)> done);
+  // Answers when all workers have, or with what there is when the returned function is called.
+  [[nodiscard]] std::function<void()> overview(std::function<void(Overview)> done);
   void session_closed(const SpaceRef& ref);
 
-  // Retires every space: no client is left blocked. Blocks.
-  void stop();
+  // Retires every space: no client is left blocked. Blocks, at most until the deadline; false where
+  // a client held its worker up, see FaultWorker::join_until.
+  [[nodiscard]] bool stop(std::chrono::steady_clock::time_point deadline);
 
   [[nodiscard]] std::size_t space_count() const;
-  [[nodiscard]] std::size_t worker_count() const { return workers_.size(); }
+  [[nodiscard]] std::size_t worker_count() const;
 
   SpaceId next_space_id() override { return SpaceId{next_id_.fetch_add(1)}; }
   void place(std::shared_ptr<AddressSpace> space) override;
   void gone(const AddressSpace& space) override;
 
  private:
+  struct Member {
+    std::unique_ptr<FaultWorker> worker;
+    std::size_t spaces = 0;
+  };
+  // Its members stay as many as they were made, and where they are.
+  struct User {
+    std::vector<Member> members;
+    [[nodiscard]] std::size_t spaces() const;
+    [[nodiscard]] Member& least_loaded();
+  };
   struct Known {
     std::weak_ptr<AddressSpace> space;
-    std::size_t worker = 0;
+    Member* member = nullptr;
     uid_t uid = 0;
     std::shared_ptr<HandleTable> handles;
     kernel::Userfaultfd::Features features;
     SpaceId id;
   };
-  SpaceService() = default;
 
+  explicit SpaceService(const Limits& limits) : limits_(limits) {}
+  Result<User*> user_locked(uid_t uid);
+  [[nodiscard]] std::vector<FaultWorker*> workers() const;
+
+  const Limits limits_;
   std::atomic<std::uint64_t> next_id_{1};
   mutable std::mutex mutex_;
   std::map<wire::Cookie, Known> known_;
-  std::vector<std::size_t> load_;  // spaces of each worker
-  std::vector<std::unique_ptr<FaultWorker>> workers_;
+  std::map<uid_t, User> users_;  // none is ever taken out: their workers are referred to
 };
 
 }  // namespace faultline::space

@@ -206,5 +206,31 @@ TEST_F(Fork, ExecReleasesEverything) {
   EXPECT_TRUE(child.wait().exited(0));
 }
 
+// What is not served must not read made-up zeroes either.
+TEST(ForkLimits, ChildrenBeyondTheLimitOfTheirUserGetNoPages) {
+  Daemon daemon({"--max-spaces-per-user", "3"});
+  const PatternFile file(8 * kPage);
+  const Client client = connect(daemon.socket());
+  const auto view = map(create_from(client, file.fd()), 8 * kPage, FL_MAP_PRIVATE);
+  touch(view[0]);
+  const auto reads_an_absent_page = [&] {
+    return view[5 * kPage] == file.bytes()[5 * kPage] ? 0 : 1;
+  };
+  {
+    Gate end;
+    std::vector<Child> within;
+    for (int i = 0; i < 2; ++i) within.emplace_back([&] { return end.pass() ? 0 : 1; });
+    EXPECT_TRUE(in_child(reads_an_absent_page).killed_by(SIGBUS));
+    EXPECT_NE(daemon.log().find("not served"), std::string::npos);
+    for (Child& child : within) {
+      end.open();
+      EXPECT_TRUE(child.wait().exited(0));
+    }
+  }
+  EXPECT_TRUE(
+      eventually([&] { return daemon.ask(wire::AdminQuery::status)["status"]["spaces"] == 1; }));
+  EXPECT_TRUE(in_child(reads_an_absent_page).exited(0)) << "there is room again";
+}
+
 }  // namespace
 }  // namespace faultline::testing

@@ -26,7 +26,7 @@ TEST_F(SettingsFile, TakesEveryKey) {
   const Status status = read(
       "socket_path = '/x/y'\nsocket_mode = 0o640\nsocket_group = 'staff'\nworkers = 3\n"
       "max_object_bytes = 1048576\nmax_objects = 7\nmax_sessions = 8\nmax_sessions_per_user = 9\n"
-      "log_level = 'debug'\n");
+      "max_spaces_per_user = 10\nlog_level = 'debug'\n");
   ASSERT_TRUE(status) << status.error().message();
   EXPECT_EQ(settings_.socket_path, "/x/y");
   EXPECT_EQ(settings_.socket_mode, 0640U);
@@ -36,6 +36,7 @@ TEST_F(SettingsFile, TakesEveryKey) {
   EXPECT_EQ(settings_.max_objects, 7U);
   EXPECT_EQ(settings_.max_sessions, 8U);
   EXPECT_EQ(settings_.max_sessions_per_user, 9U);
+  EXPECT_EQ(settings_.max_spaces_per_user, 10U);
   EXPECT_EQ(settings_.log_level, "debug");
   EXPECT_TRUE(complete(settings_));
 }
@@ -72,6 +73,7 @@ TEST(Settings, CompletingRefusesWhatCannotWork) {
   EXPECT_TRUE(refused([](Settings& s) { s.socket_mode = 01000; }));
   EXPECT_TRUE(refused([](Settings& s) { s.max_object_bytes = 1; }));
   EXPECT_TRUE(refused([](Settings& s) { s.max_sessions = 0; }));
+  EXPECT_TRUE(refused([](Settings& s) { s.max_spaces_per_user = 0; }));
   EXPECT_TRUE(refused([](Settings& s) { s.log_level = "loud"; }));
   EXPECT_FALSE(refused([](Settings&) {}));
 }

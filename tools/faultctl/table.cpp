@@ -87,7 +87,11 @@ std::string show_status(const json& answer) {
   text += line("pid", number(status["pid"]));
   text += line("socket", status["socket"].get<std::string>());
   text += line("up", number(status["uptime_seconds"]) + " s");
-  text += line("fault workers", number(status["workers"]));
+  const bool all_speak = status["silent_workers"] == 0;
+  text += line("fault workers", number(status["workers"]) +
+                                    (all_speak ? ""
+                                               : ", " + number(status["silent_workers"]) +
+                                                     " held up by their clients and missing here"));
   text += line("sessions", number(status["sessions"]));
   text += line("address spaces", number(status["spaces"]));
   text += line("objects", number(status["objects"]));

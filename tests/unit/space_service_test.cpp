@@ -1,0 +1,134 @@
+// Users apart: one whose worker is held up keeps nobody else from being served.
+#include "daemon/space/space_service.hpp"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <future>
+
+namespace faultline::space {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr std::chrono::seconds kSoon{10};
+
+class SpaceServiceTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const UniqueFd probe = userfaultfd();
+    if (!probe) GTEST_SKIP() << "SKIPPED: no userfaultfd without privilege here, run as root";
+    beacons_ = kernel::MappedMemory::create(ByteCount{kBeacons * kBeaconBytes},
+                                            PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS)
+                   .value();
+    service_ =
+        SpaceService::create({.workers_per_user = 1, .spaces_per_user = 2, .users = 3}).value();
+  }
+
+  static UniqueFd userfaultfd() {
+    return UniqueFd{static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK))};
+  }
+
+  // Attaches a space of this very process in the name of a user.
+  Result<SpaceRef> attach(uid_t uid) {
+    const auto beacon =
+        reinterpret_cast<std::uintptr_t>(beacons_.data()) + kBeaconBytes * next_beacon_++;
+    auto answer = std::make_shared<std::promise<Result<SpaceRef>>>();
+    auto attached = answer->get_future();
+    service_->attach_new(userfaultfd(), Owner{.pid = ::getpid(), .uid = uid}, Vaddr{beacon},
+                         [answer](Result<SpaceRef> ref) { answer->set_value(std::move(ref)); });
+    if (attached.wait_for(kSoon) != std::future_status::ready) {
+      return fail(ETIMEDOUT, "attaching");
+    }
+    return attached.get();
+  }
+
+  static constexpr std::size_t kBeacons = 16;
+  static constexpr std::size_t kBeaconBytes = 4096;
+  kernel::MappedMemory beacons_;
+  std::size_t next_beacon_ = 0;
+  std::unique_ptr<SpaceService> service_;
+};
+
+// What a client does that holds the lock of its memory map while an ioctl waits for it.
+class HeldUp {
+ public:
+  explicit HeldUp(const SpaceRef& ref) {
+    std::promise<void> held;
+    auto is_held = held.get_future();
+    ref.worker->post([&held, released = release_.get_future().share()] {
+      held.set_value();
+      released.wait();
+      return true;
+    });
+    is_held.wait();
+  }
+  HeldUp(const HeldUp&) = delete;
+  HeldUp& operator=(const HeldUp&) = delete;
+  ~HeldUp() { release_.set_value(); }
+
+ private:
+  std::promise<void> release_;
+};
+
+TEST_F(SpaceServiceTest, AUserWhoHoldsItsWorkerUpKeepsNobodyElseWaiting) {
+  const auto hostile = attach(1001);
+  ASSERT_TRUE(hostile) << hostile.error().message();
+  const HeldUp held(*hostile);
+  const auto other = attach(1002);
+  EXPECT_TRUE(other) << other.error().message();
+}
+
+TEST_F(SpaceServiceTest, AReportLeavesOutWhoDoesNotAnswer) {
+  const auto hostile = attach(1001);
+  const auto other = attach(1002);
+  const auto own = attach(::geteuid());
+  ASSERT_TRUE(hostile && other && own);
+  std::promise<Overview> answer;
+  auto answered = answer.get_future();
+  {
+    const HeldUp held(*hostile);
+    const auto answer_now =
+        service_->overview([&](Overview overview) { answer.set_value(std::move(overview)); });
+    for (const SpaceRef& ref : {*other, *own}) {
+      // Its worker has added its part when it comes to this.
+      std::promise<void> reached;
+      ref.worker->post([&] {
+        reached.set_value();
+        return true;
+      });
+      reached.get_future().wait();
+    }
+    answer_now();
+  }
+  const Overview overview = answered.get();
+  EXPECT_EQ(overview.silent_workers, 1U);
+  EXPECT_EQ(overview.spaces.size(), 2U);
+  for (const SpaceSnapshot& space : overview.spaces) EXPECT_NE(space.owner.uid, 1001U);
+}
+
+TEST_F(SpaceServiceTest, StoppingDoesNotWaitForEverForAWorkerThatIsHeldUp) {
+  const auto hostile = attach(1001);
+  ASSERT_TRUE(hostile);
+  {
+    const HeldUp held(*hostile);
+    EXPECT_FALSE(service_->stop(Clock::now() + std::chrono::milliseconds(50)));
+  }
+}
+
+TEST_F(SpaceServiceTest, SpacesAndUsersAreLimited) {
+  ASSERT_TRUE(attach(1001));
+  ASSERT_TRUE(attach(1001));
+  const auto third = attach(1001);
+  ASSERT_FALSE(third);
+  EXPECT_EQ(third.error().code(), EUSERS);
+  ASSERT_TRUE(attach(1002)) << "another user has a limit of its own";
+  const auto one_user_more = attach(1003);  // besides this process's own
+  ASSERT_FALSE(one_user_more);
+  EXPECT_EQ(one_user_more.error().code(), EUSERS);
+}
+
+}  // namespace
+}  // namespace faultline::space
