@@ -173,12 +173,15 @@ void AddressSpace::on_unmap(Vaddr start, Vaddr end) {
 void AddressSpace::on_remap(Vaddr from, Vaddr to, ByteCount length) {
   std::vector<Vma> moved = vmas_.remove(from, from + length);
   departed_.insert(departed_.end(), moved.begin(), moved.end());
+  std::vector<Vma> replaced;
   for (Vma& vma : moved) {
     const ByteCount size = vma.length();
     vma.start = to + (vma.start - from);
     vma.end = vma.start + size;
-    forget(vmas_.insert(vma));
+    std::vector<Vma> there = vmas_.insert(vma);
+    replaced.insert(replaced.end(), there.begin(), there.end());
   }
+  forget(replaced);  // only now: what is being moved is not gone
 }
 
 void AddressSpace::on_remove(Vaddr start, Vaddr end) {
@@ -189,12 +192,16 @@ void AddressSpace::on_remove(Vaddr start, Vaddr end) {
 }
 
 void AddressSpace::forget(const std::vector<Vma>& gone) {
+  // The last piece of a mapping takes its guesses with it; departed_ may hold it a little longer.
+  std::vector<const VmaActivity*> ended;
   for (const Vma& vma : gone) {
-    // The last piece of a mapping takes its guesses with it; departed_ may hold it a little longer.
-    const bool last = std::none_of(vmas_.begin(), vmas_.end(), [&](const auto& entry) {
-      return entry.second.activity == vma.activity;
-    });
-    if (last) past_ahead_unused_ += vma.activity->fault_around.unused_ahead();
+    if (vma.activity->pieces == 0) ended.push_back(vma.activity.get());
+  }
+  // Several pieces of one mapping may have gone at once.
+  std::sort(ended.begin(), ended.end());
+  ended.erase(std::unique(ended.begin(), ended.end()), ended.end());
+  for (const VmaActivity* activity : ended) {
+    past_ahead_unused_ += activity->fault_around.unused_ahead();
   }
   if (!session_open_ && vmas_.empty()) retire();
 }

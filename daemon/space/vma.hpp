@@ -2,6 +2,7 @@
 // Must never be changed in place once it is in a VmaMap, but for its activity.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -42,8 +43,10 @@ struct FaultCounters {
 };
 
 // What happened in a mapping since it was made. The pieces that an unmap cuts it into go on sharing
-// it.
+// it. Belongs to one VmaMap.
 struct VmaActivity {
+  // How many VMAs of that VmaMap share it; kept by the VmaMap alone. 0: none is left.
+  std::size_t pieces = 0;
   FaultCounters counters;
   FaultAround fault_around;
   // Pages that are, or may by now be, this address space's own: recorded before the client can

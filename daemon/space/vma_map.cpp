@@ -16,6 +16,12 @@ const Vma* VmaMap::find(Vaddr address) const {
   return it != by_start_.end() && it->second.contains(address) ? &it->second : nullptr;
 }
 
+VmaMap::Tree::const_iterator VmaMap::put(Vma vma) {
+  ++vma.activity->pieces;
+  const Vaddr start = vma.start;
+  return by_start_.emplace(start, std::move(vma)).first;
+}
+
 std::vector<Vma> VmaMap::overlapping(Vaddr start, Vaddr end) const {
   std::vector<Vma> pieces;
   for (auto it = first_overlapping(start); it != by_start_.end() && it->first < end; ++it) {
@@ -30,12 +36,10 @@ std::vector<Vma> VmaMap::remove(Vaddr start, Vaddr end) {
   while (it != by_start_.end() && it->first < end) {
     const Vma whole = it->second;
     it = by_start_.erase(it);
+    --whole.activity->pieces;
     removed.push_back(whole.part(start, end));
-    if (whole.start < start) by_start_.emplace(whole.start, whole.part(whole.start, start));
-    if (whole.end > end) {
-      Vma rest = whole.part(end, whole.end);
-      it = by_start_.emplace(rest.start, std::move(rest)).first;
-    }
+    if (whole.start < start) put(whole.part(whole.start, start));
+    if (whole.end > end) it = put(whole.part(end, whole.end));
   }
   return removed;
 }
@@ -43,8 +47,7 @@ std::vector<Vma> VmaMap::remove(Vaddr start, Vaddr end) {
 std::vector<Vma> VmaMap::insert(Vma vma) {
   assert(vma.start < vma.end);
   std::vector<Vma> replaced = remove(vma.start, vma.end);
-  const Vaddr start = vma.start;
-  by_start_.emplace(start, std::move(vma));
+  put(std::move(vma));
   return replaced;
 }
 

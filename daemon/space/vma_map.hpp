@@ -1,5 +1,6 @@
 // The VMAs of one address space: disjoint half-open intervals in order. Must never hold two that
-// overlap. Not thread-safe: its address space's worker alone uses it.
+// overlap. Keeps the number of pieces in the activities of its VMAs, which therefore must be in no
+// other VmaMap. Not thread-safe: its address space's worker alone uses it.
 #pragma once
 
 #include <map>
@@ -11,6 +12,13 @@ namespace faultline::space {
 
 class VmaMap {
  public:
+  VmaMap() = default;
+  VmaMap(VmaMap&&) = default;
+  VmaMap& operator=(VmaMap&&) = default;
+  VmaMap(const VmaMap&) = delete;
+  VmaMap& operator=(const VmaMap&) = delete;
+  ~VmaMap() = default;
+
   // Null where no VMA holds the address. Valid until the next change.
   [[nodiscard]] const Vma* find(Vaddr address) const;
   // Whatever stood in its place is removed and returned.
@@ -28,6 +36,7 @@ class VmaMap {
  private:
   using Tree = std::map<Vaddr, Vma>;
   [[nodiscard]] Tree::const_iterator first_overlapping(Vaddr start) const;
+  Tree::const_iterator put(Vma vma);
 
   Tree by_start_;
 };

@@ -263,6 +263,21 @@ TEST_F(Faults, CopiesAheadAreCountedWhereTheyWereNotUsed) {
   EXPECT_GE(stats.ahead_unused, stats.pages_copied - 100) << "what lies past the last write";
 }
 
+TEST_F(Faults, CopiesAheadOfAMappingThatWasCutAreCountedOnceInTheEnd) {
+  const Object object = create(client_, 2048 * kPage);
+  const auto view = map(object, 2048 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
+  for (std::size_t page = 0; page < 100; ++page) view[page * kPage] = kOne;
+  fl_stats before{};
+  ASSERT_EQ(fl_process_stats(client_, &before), 0) << fl_last_error();
+  EXPECT_GT(before.ahead_unused, 0U);
+  ASSERT_EQ(fl_unmap(client_, view.data() + 1024 * kPage, kPage), 0) << fl_last_error();
+  ASSERT_EQ(::munmap(view.data(), view.size()), 0) << std::strerror(errno);
+  fl_stats after{};
+  ASSERT_EQ(fl_process_stats(client_, &after), 0) << fl_last_error();
+  EXPECT_EQ(after.mappings, 0U);
+  EXPECT_EQ(after.ahead_unused, before.ahead_unused);
+}
+
 TEST_F(Faults, ManyMappingsOfOneObjectInOneProcess) {
   const Object object = create(client_, 4 * kPage);
   std::vector<std::span<std::byte>> views;
