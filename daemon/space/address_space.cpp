@@ -171,6 +171,9 @@ void AddressSpace::on_unmap(Vaddr start, Vaddr end) {
 }
 
 void AddressSpace::on_remap(Vaddr from, Vaddr to, ByteCount length) {
+  // An old length of 0 asks mremap(2) for a copy of a shared mapping. Nothing moves, and how long
+  // the copy is is not told: it stays unknown to us, and its faults raise SIGBUS.
+  if (length == ByteCount{0}) return;
   std::vector<Vma> moved = vmas_.remove(from, from + length);
   departed_.insert(departed_.end(), moved.begin(), moved.end());
   std::vector<Vma> replaced;

@@ -24,6 +24,7 @@ VmaMap::Tree::const_iterator VmaMap::put(Vma vma) {
 
 std::vector<Vma> VmaMap::overlapping(Vaddr start, Vaddr end) const {
   std::vector<Vma> pieces;
+  if (start == end) return pieces;
   for (auto it = first_overlapping(start); it != by_start_.end() && it->first < end; ++it) {
     pieces.push_back(it->second.part(start, end));
   }
@@ -32,6 +33,7 @@ std::vector<Vma> VmaMap::overlapping(Vaddr start, Vaddr end) const {
 
 std::vector<Vma> VmaMap::remove(Vaddr start, Vaddr end) {
   std::vector<Vma> removed;
+  if (start == end) return removed;
   auto it = first_overlapping(start);
   while (it != by_start_.end() && it->first < end) {
     const Vma whole = it->second;

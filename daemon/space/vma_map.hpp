@@ -23,7 +23,7 @@ class VmaMap {
   [[nodiscard]] const Vma* find(Vaddr address) const;
   // Whatever stood in its place is removed and returned.
   std::vector<Vma> insert(Vma vma);
-  // Cuts [start, end) out; returns the pieces that were in it.
+  // Cuts [start, end) out; returns the pieces that were in it. Nothing is in an empty interval.
   std::vector<Vma> remove(Vaddr start, Vaddr end);
   // The pieces of VMAs in [start, end).
   [[nodiscard]] std::vector<Vma> overlapping(Vaddr start, Vaddr end) const;

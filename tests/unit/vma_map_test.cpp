@@ -73,6 +73,15 @@ TEST(VmaMap, AnActivityKnowsHowManyPiecesOfItThereAre) {
   EXPECT_EQ(activity->pieces, 0U);
 }
 
+TEST(VmaMap, AnEmptyIntervalHoldsNothingAndCutsNothing) {
+  const auto object = object_of(10);
+  VmaMap map;
+  map.insert(vma(object, 10, 20, 0));
+  EXPECT_TRUE(map.remove(address(15), address(15)).empty());
+  EXPECT_TRUE(map.overlapping(address(15), address(15)).empty());
+  EXPECT_EQ(map.size(), 1U);
+}
+
 TEST(VmaMap, AnIntervalIsHalfOpen) {
   const auto object = object_of(10);
   VmaMap map;
