@@ -166,7 +166,7 @@ void AddressSpace::on_fork(int child_fd) {
 
 void AddressSpace::on_unmap(Vaddr start, Vaddr end) {
   std::vector<Vma> gone = vmas_.remove(start, end);
-  departed_.insert(departed_.end(), gone.begin(), gone.end());
+  departed_.add(gone);
   forget(gone);
 }
 
@@ -175,7 +175,7 @@ void AddressSpace::on_remap(Vaddr from, Vaddr to, ByteCount length) {
   // the copy is is not told: it stays unknown to us, and its faults raise SIGBUS.
   if (length == ByteCount{0}) return;
   std::vector<Vma> moved = vmas_.remove(from, from + length);
-  departed_.insert(departed_.end(), moved.begin(), moved.end());
+  departed_.add(moved);
   std::vector<Vma> replaced;
   for (Vma& vma : moved) {
     const ByteCount size = vma.length();
@@ -566,18 +566,17 @@ void AddressSpace::turn_away() {
 
 void AddressSpace::check() {
   if (dead_ || (turned_away_ && retire())) return;
-  const std::size_t departed = departed_.size();
+  const std::uint64_t before = departed_.mark();
   const int state = uffd_.probe();
   if (state == ESRCH) {
     die();
     return;
   }
-  if (state != 0 || departed == 0) return;
+  if (state != 0 || departed_.empty()) return;
   // No event is under way, so every fork that began before those removals has been read; carried
   // out it is after this.
   host_->ring().poll();
-  if (dead_) return;  // an unmap that came meanwhile was the last, and took them along
-  departed_.erase(departed_.begin(), departed_.begin() + static_cast<std::ptrdiff_t>(departed));
+  departed_.drop_before(before);
 }
 
 void AddressSpace::session_closed() {

@@ -40,6 +40,7 @@
 #include "daemon/kernel/mailbox.hpp"
 #include "daemon/kernel/ring.hpp"
 #include "daemon/kernel/userfaultfd.hpp"
+#include "daemon/space/departed.hpp"
 #include "daemon/space/handle_table.hpp"
 #include "daemon/space/vma_map.hpp"
 #include "faultline/wire/protocol.hpp"
@@ -217,9 +218,7 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace> {
   SpaceHost* host_ = nullptr;
 
   VmaMap vmas_;
-  // Pieces whose removal was reported while other events may have been under way: a fork that began
-  // before it and is reported after it has them still. Cleared when no event is under way.
-  std::vector<Vma> departed_;
+  DepartedVmas departed_;  // emptied when no event is under way
 
   std::vector<Fault> faults_;    // read, not yet answered
   std::vector<Fault> deferred_;  // met EAGAIN
