@@ -7,6 +7,7 @@
 #include <bit>
 #include <cstring>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "daemon/kernel/process.hpp"
@@ -649,25 +650,30 @@ void AddressSpace::learn_pid(pid_t thread) {
   if (const auto pid = kernel::process_of_thread(thread)) owner_.pid = *pid;
 }
 
+VmaSnapshot AddressSpace::show(const Vma& vma) {
+  const VmaActivity& activity = *vma.activity;
+  VmaSnapshot snapshot{vma, 0, activity.counters, activity.fault_around.unused_ahead()};
+  if (activity.broken) snapshot.broken = activity.broken->count(vma.first, vma.pages()).value();
+  snapshot.vma.activity = nullptr;
+  return snapshot;
+}
+
 Result<VmaSnapshot> AddressSpace::vma_at(Vaddr address) const {
   const Vma* vma = vmas_.find(address);
   if (vma == nullptr) {
     return fail(ENOENT, "looking up a mapping at address " + std::to_string(address.value()));
   }
-  VmaSnapshot snapshot{*vma, 0, vma->activity->counters,
-                       vma->activity->fault_around.unused_ahead()};
-  if (vma->activity->broken) {
-    snapshot.broken = vma->activity->broken->count(vma->first, vma->pages()).value();
-  }
-  snapshot.vma.activity = nullptr;
-  return snapshot;
+  return show(*vma);
 }
 
 SpaceSnapshot AddressSpace::snapshot() const {
   SpaceSnapshot snapshot{id_, owner_, {}, counters_, past_ahead_unused_, waiting_};
+  std::set<const VmaActivity*> counted;  // the pieces of a cut mapping share theirs
   for (const auto& [start, vma] : vmas_) {
-    snapshot.vmas.push_back(*vma_at(start));
-    snapshot.ahead_unused += snapshot.vmas.back().ahead_unused;
+    snapshot.vmas.push_back(show(vma));
+    if (counted.insert(vma.activity.get()).second) {
+      snapshot.ahead_unused += snapshot.vmas.back().ahead_unused;
+    }
   }
   return snapshot;
 }

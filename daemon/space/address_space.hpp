@@ -206,6 +206,7 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace> {
   void forget(const std::vector<Vma>& gone);
   void learn_pid(pid_t thread);
   void die();
+  static VmaSnapshot show(const Vma& vma);
   template <typename Change>
   void tally(const Vma& vma, Change change);
 

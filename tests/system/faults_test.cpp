@@ -263,7 +263,7 @@ TEST_F(Faults, CopiesAheadAreCountedWhereTheyWereNotUsed) {
   EXPECT_GE(stats.ahead_unused, stats.pages_copied - 100) << "what lies past the last write";
 }
 
-TEST_F(Faults, CopiesAheadOfAMappingThatWasCutAreCountedOnceInTheEnd) {
+TEST_F(Faults, CopiesAheadOfAMappingThatWasCutAreCountedOnce) {
   const Object object = create(client_, 2048 * kPage);
   const auto view = map(object, 2048 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
   for (std::size_t page = 0; page < 100; ++page) view[page * kPage] = kOne;
@@ -271,6 +271,10 @@ TEST_F(Faults, CopiesAheadOfAMappingThatWasCutAreCountedOnceInTheEnd) {
   ASSERT_EQ(fl_process_stats(client_, &before), 0) << fl_last_error();
   EXPECT_GT(before.ahead_unused, 0U);
   ASSERT_EQ(fl_unmap(client_, view.data() + 1024 * kPage, kPage), 0) << fl_last_error();
+  fl_stats cut{};
+  ASSERT_EQ(fl_process_stats(client_, &cut), 0) << fl_last_error();
+  EXPECT_EQ(cut.mappings, 2U);
+  EXPECT_EQ(cut.ahead_unused, before.ahead_unused);
   ASSERT_EQ(::munmap(view.data(), view.size()), 0) << std::strerror(errno);
   fl_stats after{};
   ASSERT_EQ(fl_process_stats(client_, &after), 0) << fl_last_error();
