@@ -291,7 +291,7 @@ Finding check_map_count() {
 Result<Userfaultfd> adopt_fresh() {
   auto obtained = obtain_userfaultfd();
   if (!obtained) return propagate(obtained);
-  return Userfaultfd::adopt(std::move(obtained->fd));
+  return Userfaultfd::adopt(ForeignFd{std::move(obtained->fd)});
 }
 
 const char* word(Verdict verdict) {

@@ -20,15 +20,6 @@ std::string describe(const char* what, Vaddr start, ByteCount length) {
          std::to_string(start.value());
 }
 
-bool is_userfaultfd(int fd) {
-  std::array<char, 64> target{};
-  const std::string path = "/proc/self/fd/" + std::to_string(fd);
-  const ssize_t length = ::readlink(path.c_str(), target.data(), target.size());
-  if (length <= 0) return false;
-  return std::string_view(target.data(), static_cast<std::size_t>(length)) ==
-         "anon_inode:[userfaultfd]";
-}
-
 // The kernel reports progress and error in one signed field: bytes done, or a negative errno. An
 // ioctl that stopped half-way fails with EAGAIN and a positive count: that is progress, and the
 // caller goes on from there and learns the true reason.
@@ -46,7 +37,16 @@ constexpr std::uint64_t kNeededFeatures =
 
 }  // namespace
 
-Result<Userfaultfd> Userfaultfd::adopt(UniqueFd fd) {
+bool Userfaultfd::is_userfaultfd(int fd) {
+  std::array<char, 64> target{};
+  const std::string path = "/proc/self/fd/" + std::to_string(fd);
+  const ssize_t length = ::readlink(path.c_str(), target.data(), target.size());
+  if (length <= 0) return false;
+  return std::string_view(target.data(), static_cast<std::size_t>(length)) ==
+         "anon_inode:[userfaultfd]";
+}
+
+Result<Userfaultfd> Userfaultfd::adopt(ForeignFd fd) {
   if (!is_userfaultfd(fd.get()))
     return fail(EBADF, "checking that the descriptor is a userfaultfd");
   const int flags = ::fcntl(fd.get(), F_GETFL);
@@ -77,7 +77,7 @@ Userfaultfd Userfaultfd::from_fork_event(UniqueFd fd, Features features) {
   // none. Neither call can fail on a descriptor that was just installed.
   (void)::fcntl(fd.get(), F_SETFL, ::fcntl(fd.get(), F_GETFL) | O_NONBLOCK);
   (void)::fcntl(fd.get(), F_SETFD, FD_CLOEXEC);
-  return Userfaultfd{std::move(fd), features};
+  return Userfaultfd{ForeignFd{std::move(fd)}, features};
 }
 
 Status Userfaultfd::register_object_range(Vaddr start, ByteCount length) const {

@@ -23,6 +23,7 @@
 #include <cstdint>
 #include <span>
 
+#include "daemon/kernel/closer.hpp"
 #include "daemon/kernel/error.hpp"
 #include "daemon/kernel/units.hpp"
 #include "faultline/wire/unique_fd.hpp"
@@ -48,7 +49,9 @@ class Userfaultfd {
   // Takes a descriptor from a client: checks that it is a userfaultfd, makes it non-blocking and
   // initialises it. Errors: EBADF not a userfaultfd; EBUSY initialised already; EINVAL this kernel
   // lacks a feature that is needed.
-  static Result<Userfaultfd> adopt(UniqueFd fd);
+  static Result<Userfaultfd> adopt(ForeignFd fd);
+  // Whether it is one at all. Does not block, whatever it is.
+  static bool is_userfaultfd(int fd);
   // A descriptor that the kernel installed with UFFD_EVENT_FORK; initialised, same features.
   static Userfaultfd from_fork_event(UniqueFd fd, Features features);
 
@@ -82,9 +85,9 @@ class Userfaultfd {
   [[nodiscard]] Result<std::size_t> read_now(std::span<uffd_msg> messages) const;
 
  private:
-  Userfaultfd(UniqueFd fd, Features features) : fd_(std::move(fd)), features_(features) {}
+  Userfaultfd(ForeignFd fd, Features features) : fd_(std::move(fd)), features_(features) {}
 
-  UniqueFd fd_;
+  ForeignFd fd_;  // its close waits for the client's memory map
   Features features_;
 };
 

@@ -27,6 +27,7 @@
 #include <string>
 #include <vector>
 
+#include "daemon/kernel/closer.hpp"
 #include "daemon/kernel/memfd.hpp"
 #include "daemon/kernel/units.hpp"
 #include "daemon/memory/file_pager.hpp"
@@ -36,7 +37,7 @@ namespace faultline::memory {
 
 // A file behind an object, or a part of one.
 struct FileSource {
-  UniqueFd fd;
+  kernel::ForeignFd fd;
   ByteCount offset;  // where the object's first page is
   ByteCount length;  // of content; what follows it in the last page reads zero
 };

@@ -130,8 +130,7 @@ bool Server::run() {
 }
 
 void Server::stop() {
-  boost::system::error_code ignored;
-  listener_.close(ignored);
+  hang_up(kernel::ForeignFd{listener_.release()});
   accept_pause_.cancel();
   std::error_code missing;
   std::filesystem::remove(settings_.socket_path, missing);
@@ -156,7 +155,7 @@ void Server::accept_when_ready() {
 
 void Server::accept_all() {
   for (;;) {
-    UniqueFd socket{
+    kernel::ForeignFd socket{
         ::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK)};
     if (socket) {
       admit(std::move(socket));
@@ -176,10 +175,12 @@ void Server::accept_all() {
   accept_when_ready();
 }
 
-void Server::admit(UniqueFd socket) {
+void Server::admit(kernel::ForeignFd socket) {
   const auto peer = kernel::peer_credentials(socket.get());
   if (!peer) return;
-  if (sessions_.size() >= settings_.max_sessions + kRefusalsAtOnce) return;
+  if (sessions_.size() >= settings_.max_sessions + kRefusalsAtOnce) {
+    return hang_up(std::move(socket));
+  }
   std::string refused;
   std::size_t& of_user = sessions_of_user_[peer->uid];
   if (sessions_.size() >= settings_.max_sessions) {

@@ -40,7 +40,7 @@ class Server final : private SessionHost {
   Status listen();
   void accept_when_ready();
   void accept_all();
-  void admit(UniqueFd socket);
+  void admit(kernel::ForeignFd socket);
   void stop();
 
   boost::asio::io_context& control() override { return control_; }

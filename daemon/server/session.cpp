@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <spdlog/spdlog.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -27,7 +28,7 @@ using memory::ObjectSpec;
 constexpr std::uint64_t kHighestAddress = std::uint64_t{1} << 56;
 
 template <typename Body>
-std::optional<Body> body_of(const wire::Packet& packet) {
+std::optional<Body> body_of(const Packet& packet) {
   Body body{};
   if (!wire::read_body<wire::RequestHeader>(packet.bytes, body)) return std::nullopt;
   return body;
@@ -48,7 +49,7 @@ Error malformed(const char* request) {
 
 // Checks the client's file and takes the part of it that was asked for. May block on its file
 // system.
-Result<ObjectSpec> with_file(ObjectSpec spec, UniqueFd file, std::uint64_t offset) {
+Result<ObjectSpec> with_file(ObjectSpec spec, kernel::ForeignFd file, std::uint64_t offset) {
   const int flags = ::fcntl(file.get(), F_GETFL);
   if (flags < 0 || (flags & O_PATH) != 0 || (flags & O_ACCMODE) == O_WRONLY) {
     return fail(EBADF, "creating an object from a file that is not open for reading");
@@ -77,7 +78,8 @@ Result<ObjectSpec> with_file(ObjectSpec spec, UniqueFd file, std::uint64_t offse
   // A description of our own: the client cannot turn on O_DIRECT or the like behind our back. Where
   // the daemon may not open the file itself, what the client gave must do.
   const std::string path = "/proc/self/fd/" + std::to_string(file.get());
-  if (UniqueFd own{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY)}) file = std::move(own);
+  kernel::ForeignFd own{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY)};
+  if (own) file = std::move(own);
   spec.file = FileSource{std::move(file), ByteCount{offset}, spec.content_size};
   return spec;
 }
@@ -129,7 +131,11 @@ Session::Reply Session::bad(Error error) {
   return reply;
 }
 
-Session::Session(UniqueFd socket, kernel::PeerCredentials peer, std::string refused,
+void hang_up(kernel::ForeignFd socket) {
+  (void)::shutdown(socket.get(), SHUT_RDWR);
+}
+
+Session::Session(kernel::ForeignFd socket, kernel::PeerCredentials peer, std::string refused,
                  SessionHost& host)
     : socket_(host.control(), socket.release()),
       deadline_(host.control()),
@@ -148,8 +154,7 @@ void Session::start() {
 
 void Session::close() {
   if (std::exchange(closed_, true)) return;
-  boost::system::error_code ignored;
-  socket_.close(ignored);
+  hang_up(kernel::ForeignFd{socket_.release()});
   deadline_.cancel();
   if (space_) host_.spaces().session_closed(*space_);
   host_.closed(*this);
@@ -166,7 +171,8 @@ void Session::listen() {
 }
 
 void Session::on_readable() {
-  wire::Packet packet;
+  if (closed_) return;
+  Packet packet;
   const int error = wire::receive_packet(socket_.native_handle(), packet);
   if (error == EAGAIN || error == EWOULDBLOCK) return listen();
   if (error == EPIPE || error == ECONNRESET) return close();
@@ -178,7 +184,7 @@ void Session::on_readable() {
   handle(std::move(packet));
 }
 
-void Session::handle(wire::Packet packet) {
+void Session::handle(Packet packet) {
   const bool headed = packet.bytes.size() >= sizeof(request_);
   if (headed) std::memcpy(&request_, packet.bytes.data(), sizeof(request_));
   if (!headed || request_.magic != wire::kMagic ||
@@ -296,12 +302,16 @@ void Session::on_hello() {
   send(std::move(reply));
 }
 
-void Session::on_attach_new(wire::Packet& packet) {
+void Session::on_attach_new(Packet& packet) {
   const auto body = body_of<wire::AttachNewRequest>(packet);
   if (!body || packet.fds.size() != 1) return send(bad(malformed("attach")));
   if (space_) return send(bad({EISCONN, "attaching a second address space to one session"}));
   if (body->beacon_address == 0 || !kBasePage.aligned(body->beacon_address)) {
     return send(bad({EINVAL, "attaching with a beacon that is not a page"}));
+  }
+  // Before a worker has it, which would have to see what becomes of any other.
+  if (!kernel::Userfaultfd::is_userfaultfd(packet.fds.front().get())) {
+    return send(bad({EBADF, "checking that the descriptor is a userfaultfd"}));
   }
   host_.spaces().attach_new(
       std::move(packet.fds.front()), space::Owner{peer_.pid, 0, peer_.uid},
@@ -320,7 +330,7 @@ void Session::on_attach_new(wire::Packet& packet) {
       });
 }
 
-void Session::on_attach_forked(const wire::Packet& packet) {
+void Session::on_attach_forked(const Packet& packet) {
   const auto body = body_of<wire::AttachForkedRequest>(packet);
   if (!body) return send(bad(malformed("attach")));
   if (space_) return send(bad({EISCONN, "attaching a second address space to one session"}));
@@ -354,7 +364,7 @@ Session::Reply Session::opened(std::shared_ptr<MemoryObject> object, Access acce
   return reply;
 }
 
-void Session::on_object_create(wire::Packet& packet) {
+void Session::on_object_create(Packet& packet) {
   if (!require_attached()) return;
   const auto body = body_of<wire::ObjectCreateRequest>(packet);
   const bool from_file = body && (body->flags & wire::kObjectFromFile) != 0;
@@ -390,7 +400,7 @@ void Session::on_object_create(wire::Packet& packet) {
     auto object = host_.objects().create(std::move(*spec));
     return send(object ? opened(std::move(*object), Access::read_write) : bad(object.error()));
   }
-  auto file = std::make_shared<UniqueFd>(std::move(packet.fds.front()));
+  auto file = std::make_shared<kernel::ForeignFd>(std::move(packet.fds.front()));
   asio::post(host_.helpers(), [self = shared_from_this(), spec, file, offset = body->file_offset] {
     auto checked =
         std::make_shared<Result<ObjectSpec>>(with_file(std::move(*spec), std::move(*file), offset));
@@ -404,7 +414,7 @@ void Session::on_object_create(wire::Packet& packet) {
   });
 }
 
-void Session::on_object_open(const wire::Packet& packet) {
+void Session::on_object_open(const Packet& packet) {
   if (!require_attached()) return;
   const auto body = body_of<wire::ObjectOpenRequest>(packet);
   if (!body) return send(bad(malformed("object open")));
@@ -419,7 +429,7 @@ void Session::on_object_open(const wire::Packet& packet) {
   send(object ? opened(std::move(*object), access) : bad(object.error()));
 }
 
-void Session::on_object_stat(const wire::Packet& packet) {
+void Session::on_object_stat(const Packet& packet) {
   if (!require_attached()) return;
   const auto body = body_of<wire::HandleRequest>(packet);
   if (!body) return send(bad(malformed("object stat")));
@@ -441,7 +451,7 @@ void Session::on_object_stat(const wire::Packet& packet) {
   send(good(stat));
 }
 
-void Session::on_object_unlink(const wire::Packet& packet) {
+void Session::on_object_unlink(const Packet& packet) {
   if (!require_attached()) return;
   const auto body = body_of<wire::UnlinkRequest>(packet);
   const auto name = body ? text_of(body->name) : std::nullopt;
@@ -451,7 +461,7 @@ void Session::on_object_unlink(const wire::Packet& packet) {
   send(std::move(reply));
 }
 
-void Session::on_object_close(const wire::Packet& packet) {
+void Session::on_object_close(const Packet& packet) {
   if (!require_attached()) return;
   const auto body = body_of<wire::HandleRequest>(packet);
   if (!body) return send(bad(malformed("object close")));
@@ -460,7 +470,7 @@ void Session::on_object_close(const wire::Packet& packet) {
   send(std::move(reply));
 }
 
-void Session::on_map(const wire::Packet& packet) {
+void Session::on_map(const Packet& packet) {
   if (!require_attached()) return;
   const auto body = body_of<wire::MapRequest>(packet);
   if (!body) return send(bad(malformed("map")));
@@ -482,7 +492,7 @@ void Session::on_map(const wire::Packet& packet) {
   });
 }
 
-void Session::on_mapping_stats(const wire::Packet& packet) {
+void Session::on_mapping_stats(const Packet& packet) {
   if (!require_attached()) return;
   const auto body = body_of<wire::MappingStatsRequest>(packet);
   if (!body) return send(bad(malformed("mapping statistics")));
@@ -507,7 +517,7 @@ void Session::on_process_stats() {
       });
 }
 
-void Session::on_admin(const wire::Packet& packet) {
+void Session::on_admin(const Packet& packet) {
   const auto body = body_of<wire::AdminRequest>(packet);
   if (!body) return send(bad(malformed("admin")));
   host_.report(*body, peer_.uid, [respond = responder()](Result<std::string> text) {

@@ -24,12 +24,16 @@
 #include <string>
 #include <vector>
 
+#include "daemon/kernel/closer.hpp"
 #include "daemon/kernel/process.hpp"
 #include "daemon/memory/object_directory.hpp"
 #include "daemon/space/space_service.hpp"
 #include "faultline/wire/packet.hpp"
 
 namespace faultline::server {
+
+// What a request does not take out of its packet is closed elsewhere when the packet goes.
+using Packet = wire::PacketOf<kernel::ForeignFd>;
 
 // What all sessions share. Outlives them.
 class SessionHost {
@@ -53,12 +57,17 @@ class SessionHost {
   virtual void closed(class Session& session) = 0;
 };
 
+// Ends a connection for its peer at once. The socket is closed elsewhere: packets that nobody read
+// may hold descriptors, and go with it.
+void hang_up(kernel::ForeignFd socket);
+
 class Session : public std::enable_shared_from_this<Session> {
  public:
   static constexpr std::chrono::seconds kHandshakeWithin{10};
 
   // refused: why this client gets no further than its hello; empty where it may.
-  Session(UniqueFd socket, kernel::PeerCredentials peer, std::string refused, SessionHost& host);
+  Session(kernel::ForeignFd socket, kernel::PeerCredentials peer, std::string refused,
+          SessionHost& host);
   void start();
   void close();
   [[nodiscard]] uid_t uid() const { return peer_.uid; }
@@ -76,24 +85,24 @@ class Session : public std::enable_shared_from_this<Session> {
 
   void listen();
   void on_readable();
-  void handle(wire::Packet packet);
+  void handle(Packet packet);
   void send(Reply reply);
   void send_bytes(std::vector<std::byte> bytes, std::shared_ptr<Reply> keep);
   // Sends the reply from any thread.
   std::function<void(Reply)> responder();
 
   void on_hello();
-  void on_attach_new(wire::Packet& packet);
-  void on_attach_forked(const wire::Packet& packet);
-  void on_object_create(wire::Packet& packet);
-  void on_object_open(const wire::Packet& packet);
-  void on_object_stat(const wire::Packet& packet);
-  void on_object_unlink(const wire::Packet& packet);
-  void on_object_close(const wire::Packet& packet);
-  void on_map(const wire::Packet& packet);
-  void on_mapping_stats(const wire::Packet& packet);
+  void on_attach_new(Packet& packet);
+  void on_attach_forked(const Packet& packet);
+  void on_object_create(Packet& packet);
+  void on_object_open(const Packet& packet);
+  void on_object_stat(const Packet& packet);
+  void on_object_unlink(const Packet& packet);
+  void on_object_close(const Packet& packet);
+  void on_map(const Packet& packet);
+  void on_mapping_stats(const Packet& packet);
   void on_process_stats();
-  void on_admin(const wire::Packet& packet);
+  void on_admin(const Packet& packet);
 
   [[nodiscard]] Reply opened(std::shared_ptr<memory::MemoryObject> object, memory::Access access);
   [[nodiscard]] memory::Credentials credentials() const { return {peer_.uid, peer_.gid}; }

@@ -110,7 +110,7 @@ std::size_t SpaceService::space_count() const {
   return known_.size();
 }
 
-void SpaceService::attach_new(UniqueFd userfaultfd, Owner owner, Vaddr beacon,
+void SpaceService::attach_new(kernel::ForeignFd userfaultfd, Owner owner, Vaddr beacon,
                               Callback<SpaceRef> done) {
   FaultWorker* worker = nullptr;
   {
@@ -125,7 +125,7 @@ void SpaceService::attach_new(UniqueFd userfaultfd, Owner owner, Vaddr beacon,
   }
   // On a worker, because the ioctls wait for the client's memory map, which the client can hold
   // long.
-  auto fd = std::make_shared<UniqueFd>(std::move(userfaultfd));
+  auto fd = std::make_shared<kernel::ForeignFd>(std::move(userfaultfd));
   worker->post([this, fd, owner, beacon, done = std::move(done)] {
     auto uffd = kernel::Userfaultfd::adopt(std::move(*fd));
     if (!uffd) {

@@ -52,7 +52,8 @@ class SpaceService final : public SpaceRegistry {
 
   // Takes a userfaultfd that a client made. Errors: as Userfaultfd::adopt; EINVAL and others where
   // the beacon is not a page of anonymous memory of the client's; EUSERS: a limit is reached.
-  void attach_new(UniqueFd userfaultfd, Owner owner, Vaddr beacon, Callback<SpaceRef> done);
+  void attach_new(kernel::ForeignFd userfaultfd, Owner owner, Vaddr beacon,
+                  Callback<SpaceRef> done);
   // Finds the space of a fork child. Errors: ENOENT no such cookie; EACCES another uid's.
   Result<SpaceRef> attach_forked(const wire::Cookie& cookie, Owner owner);
 

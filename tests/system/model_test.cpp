@@ -984,7 +984,7 @@ class Conductor {
 // The daemon as it was before the workers came, and nothing that it could not do.
 void expect_as_before(const Daemon& daemon, std::size_t spaces, std::size_t descriptors) {
   EXPECT_TRUE(eventually([&] {
-    return spaces_in(daemon) == spaces && daemon.open_descriptors() == descriptors;
+    return daemon.open_descriptors() == descriptors && spaces_in(daemon) == spaces;
   })) << daemon.open_descriptors()
       << " descriptors, " << descriptors << " before; " << spaces_in(daemon) << " spaces, "
       << spaces << " before";
@@ -997,8 +997,8 @@ using Model = SystemTest;
 TEST_F(Model, ProcessesSeeWhatTheModelSees) {
   constexpr std::size_t kOperations = 10'000;
   const std::uint64_t seed = announce_seed();
-  const std::size_t spaces = spaces_in(daemon_);
   const std::size_t descriptors = daemon_.open_descriptors();
+  const std::size_t spaces = spaces_in(daemon_);
   {
     Conductor conductor(daemon_, client_, seed);
     try {
@@ -1274,8 +1274,8 @@ TEST_F(Model, WorkersAtOnceEachSeeTheirLanesAndNoTornPage) {
   constexpr std::size_t kStarters = 5;
   constexpr std::size_t kSteps = 250;
   const std::uint64_t seed = announce_seed();
-  const std::size_t spaces = spaces_in(daemon_);
   const std::size_t descriptors = daemon_.open_descriptors();
+  const std::size_t spaces = spaces_in(daemon_);
   void* const shared =
       ::mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(shared, MAP_FAILED);

@@ -52,7 +52,7 @@ class AddressSpaceTest : public ::testing::Test {
     UniqueFd fd{static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK))};
     if (!fd) GTEST_SKIP() << "SKIPPED: no userfaultfd without privilege here, run as root";
     watched_ = UniqueFd{::dup(fd.get())};
-    auto uffd = kernel::Userfaultfd::adopt(std::move(fd));
+    auto uffd = kernel::Userfaultfd::adopt(kernel::ForeignFd{std::move(fd)});
     ASSERT_TRUE(uffd) << uffd.error().message();
     memory::ObjectSpec spec;
     spec.content_size = ByteCount{kPage};

@@ -95,7 +95,7 @@ class FileObject : public ::testing::Test {
     ASSERT_TRUE(pager) << pager.error().message();
     pager_ = std::move(*pager);
     ObjectSpec spec = named("file", content_.size());
-    spec.file = FileSource{UniqueFd{::dup(file_.get())}, ByteCount{0}, spec.content_size};
+    spec.file = FileSource{kernel::ForeignFd{::dup(file_.get())}, ByteCount{0}, spec.content_size};
     auto object = MemoryObject::create(ObjectId{1}, std::move(spec), pager_.get());
     ASSERT_TRUE(object) << object.error().message();
     object_ = *object;

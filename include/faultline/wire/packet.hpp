@@ -18,10 +18,16 @@
 
 namespace faultline::wire {
 
-struct Packet {
+// SCM_MAX_FD of the kernel: what one sendmsg(2) can carry.
+inline constexpr std::size_t kMostFds = 253;
+
+// Fd: closes what came and nobody took.
+template <typename Fd>
+struct PacketOf {
   std::vector<std::byte> bytes;
-  std::vector<UniqueFd> fds;
+  std::vector<Fd> fds;
 };
+using Packet = PacketOf<UniqueFd>;
 
 // Returns 0 or an errno. The descriptors stay the caller's. Blocks only as the socket does.
 inline int send_packet(int socket, std::span<const std::byte> bytes, std::span<const int> fds) {
@@ -50,9 +56,11 @@ inline int send_packet(int socket, std::span<const std::byte> bytes, std::span<c
 
 // Returns 0 or an errno: EPIPE at the end of the connection, EMSGSIZE for a packet that is longer
 // than kMaxPacket, EBADMSG where more descriptors came than a packet may carry or the kernel had to
-// drop some.
-inline int receive_packet(int socket, Packet& packet) {
-  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int) * kMaxFds)> control{};
+// drop some. There is room for all that can come: what the kernel drops, it closes here and now,
+// and that can block.
+template <typename Fd>
+int receive_packet(int socket, PacketOf<Fd>& packet) {
+  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int) * kMostFds)> control{};
   packet.bytes.resize(kMaxPacket);
   packet.fds.clear();
   iovec iov{packet.bytes.data(), packet.bytes.size()};
@@ -76,7 +84,7 @@ inline int receive_packet(int socket, Packet& packet) {
       packet.fds.emplace_back(fd);
     }
   }
-  if ((message.msg_flags & MSG_CTRUNC) != 0) return EBADMSG;
+  if ((message.msg_flags & MSG_CTRUNC) != 0 || packet.fds.size() > kMaxFds) return EBADMSG;
   if ((message.msg_flags & MSG_TRUNC) != 0) return EMSGSIZE;
   if (got == 0) return EPIPE;
   packet.bytes.resize(static_cast<std::size_t>(got));
