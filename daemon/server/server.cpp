@@ -21,9 +21,10 @@ namespace {
 
 namespace asio = boost::asio;
 
-// Connections past the limit still get their answer in words; past this many more, they are just
-// closed.
+// Connections past the limit still get their answer in words; past this many more, of all or of one
+// user, they are just closed.
 constexpr std::size_t kRefusalsAtOnce = 64;
+constexpr std::size_t kRefusalsOfUser = 4;
 constexpr std::chrono::milliseconds kAcceptPause{100};
 // Longer than the workers allow clients for a fork or an unmap.
 constexpr std::chrono::seconds kStopWithin{8};
@@ -134,8 +135,9 @@ void Server::stop() {
   accept_pause_.cancel();
   std::error_code missing;
   std::filesystem::remove(settings_.socket_path, missing);
-  const std::set<std::shared_ptr<Session>> open = sessions_;  // closing takes them out of the set
-  for (const auto& session : open) session->close();
+  for (const Sessions& sessions : {served_, refused_}) {  // copies: closing takes them out
+    for (const auto& session : sessions.open) session->close();
+  }
   const std::size_t spaces = spaces_->space_count();
   const auto deadline = std::chrono::steady_clock::now() + kStopWithin;
   const bool workers_ended = spaces_->stop(deadline);
@@ -175,31 +177,50 @@ void Server::accept_all() {
   accept_when_ready();
 }
 
+std::string Server::why_not(uid_t uid) const {
+  if (served_.open.size() >= settings_.max_sessions) {
+    return "connecting beyond max_sessions, " + std::to_string(settings_.max_sessions);
+  }
+  if (served_.of(uid) >= settings_.max_sessions_per_user) {
+    return "connecting beyond max_sessions_per_user, " +
+           std::to_string(settings_.max_sessions_per_user);
+  }
+  return {};
+}
+
 void Server::admit(kernel::ForeignFd socket) {
   const auto peer = kernel::peer_credentials(socket.get());
   if (!peer) return;
-  if (sessions_.size() >= settings_.max_sessions + kRefusalsAtOnce) {
+  std::string refused = why_not(peer->uid);
+  Sessions& sessions = refused.empty() ? served_ : refused_;
+  if (!refused.empty() &&
+      (refused_.open.size() >= kRefusalsAtOnce || refused_.of(peer->uid) >= kRefusalsOfUser)) {
     return hang_up(std::move(socket));
   }
-  std::string refused;
-  std::size_t& of_user = sessions_of_user_[peer->uid];
-  if (sessions_.size() >= settings_.max_sessions) {
-    refused = "connecting beyond max_sessions, " + std::to_string(settings_.max_sessions);
-  } else if (of_user >= settings_.max_sessions_per_user) {
-    refused = "connecting beyond max_sessions_per_user, " +
-              std::to_string(settings_.max_sessions_per_user);
-  }
-  ++of_user;
   SessionHost& host = *this;  // here, where the private base can be seen
   auto session = std::make_shared<Session>(std::move(socket), *peer, std::move(refused), host);
-  sessions_.insert(session);
+  sessions.add(session);
   session->start();
 }
 
 void Server::closed(Session& session) {
-  const auto of_user = sessions_of_user_.find(session.uid());
-  if (--of_user->second == 0) sessions_of_user_.erase(of_user);
-  sessions_.erase(session.shared_from_this());
+  (session.refused() ? refused_ : served_).remove(session.shared_from_this());
+}
+
+std::size_t Server::Sessions::of(uid_t uid) const {
+  const auto found = of_user.find(uid);
+  return found == of_user.end() ? 0 : found->second;
+}
+
+void Server::Sessions::add(const std::shared_ptr<Session>& session) {
+  open.insert(session);
+  ++of_user[session->uid()];
+}
+
+void Server::Sessions::remove(const std::shared_ptr<Session>& session) {
+  const auto user = of_user.find(session->uid());
+  if (--user->second == 0) of_user.erase(user);
+  open.erase(session);
 }
 
 std::uint32_t Server::server_flags() const {
@@ -215,7 +236,7 @@ void Server::report(wire::AdminRequest query, uid_t viewer,
   status.version = FAULTLINE_VERSION;
   status.socket_path = settings_.socket_path.string();
   status.workers = spaces_->worker_count();
-  status.sessions = sessions_.size();
+  status.sessions = served_.open.size();
   status.uptime =
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - started_);
   status.user_mode_only = !userfaultfd_device_;

@@ -36,10 +36,21 @@ class Server final : private SessionHost {
   [[nodiscard]] bool run();
 
  private:
+  struct Sessions {
+    std::set<std::shared_ptr<Session>> open;
+    std::map<uid_t, std::size_t> of_user;
+
+    [[nodiscard]] std::size_t of(uid_t uid) const;
+    void add(const std::shared_ptr<Session>& session);
+    void remove(const std::shared_ptr<Session>& session);
+  };
+
   Server(Settings settings, const kernel::KernelSupport& support);
   Status listen();
   void accept_when_ready();
   void accept_all();
+  // Why this user gets no session now; empty where it does.
+  [[nodiscard]] std::string why_not(uid_t uid) const;
   void admit(kernel::ForeignFd socket);
   void stop();
 
@@ -65,8 +76,9 @@ class Server final : private SessionHost {
   boost::asio::steady_timer accept_pause_{control_};
   memory::ObjectDirectory objects_;
   std::unique_ptr<space::SpaceService> spaces_;
-  std::set<std::shared_ptr<Session>> sessions_;
-  std::map<uid_t, std::size_t> sessions_of_user_;
+  // Those that are refused take no place of the others.
+  Sessions served_;
+  Sessions refused_;
 };
 
 }  // namespace faultline::server

@@ -144,7 +144,7 @@ Session::Session(kernel::ForeignFd socket, kernel::PeerCredentials peer, std::st
       host_(host) {}
 
 void Session::start() {
-  deadline_.expires_after(kHandshakeWithin);
+  deadline_.expires_after(refused() ? kRefusalWithin : kHandshakeWithin);
   deadline_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
     if (error) return;
     if (const auto self = weak.lock(); self && !self->greeted_) self->close();
@@ -285,7 +285,7 @@ bool Session::require_attached() {
 // --- requests
 
 void Session::on_hello() {
-  if (!refused_.empty()) {
+  if (refused()) {
     send(bad({EUSERS, refused_}));
     return;
   }

@@ -5,7 +5,8 @@
 //   fresh -> greeted     a hello of this protocol's version
 //   greeted -> attached  attach_new or attach_forked: it speaks for an address space
 //   any -> closed        the client closed, broke the protocol, was silent for kHandshakeWithin
-//                        before it was greeted, or the daemon stops
+//                        before it was greeted, or the daemon stops; and kRefusalWithin after the
+//                        beginning where it is refused
 // While a request is carried out nothing is read, so a client has one request outstanding and its
 // socket's buffer pushes back.
 //
@@ -64,6 +65,7 @@ void hang_up(kernel::ForeignFd socket);
 class Session : public std::enable_shared_from_this<Session> {
  public:
   static constexpr std::chrono::seconds kHandshakeWithin{10};
+  static constexpr std::chrono::seconds kRefusalWithin{1};
 
   // refused: why this client gets no further than its hello; empty where it may.
   Session(kernel::ForeignFd socket, kernel::PeerCredentials peer, std::string refused,
@@ -71,6 +73,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void start();
   void close();
   [[nodiscard]] uid_t uid() const { return peer_.uid; }
+  [[nodiscard]] bool refused() const { return !refused_.empty(); }
 
  private:
   struct Reply {

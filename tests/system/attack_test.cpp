@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
@@ -15,6 +16,7 @@
 namespace faultline::testing {
 namespace {
 
+using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 using wire::Op;
@@ -242,6 +244,40 @@ TEST_F(SlowToClose, ManyDescriptors) {
   for (const Raw& session : sessions) EXPECT_EQ(session.status(), 0);
   EXPECT_TRUE(neighbour_.makes_objects());
   EXPECT_TRUE(neighbour_.faults());
+}
+
+// --- places
+
+TEST(AttackLimits, OneUsersConnectionsLeaveRoomForAnothers) {
+  if (::getuid() != 0) GTEST_SKIP() << "SKIPPED: needs root, to be another user";
+  const Daemon daemon({"--max-sessions", "64", "--max-sessions-per-user", "8"});
+  ASSERT_TRUE(daemon.ready());
+  const Gate full;
+  const Child attacker([&] {
+    constexpr uid_t kAttacker = 1234;
+    if (::setresuid(kAttacker, kAttacker, kAttacker) != 0) return 1;
+    std::vector<Raw> hoard;
+    for (int i = 0; i < 64 + 64; ++i) hoard.emplace_back(daemon.socket());
+    full.open();
+    ::pause();
+    return 0;
+  });
+  ASSERT_TRUE(full.pass());
+  EXPECT_EQ(Raw(daemon.socket()).hello(), 0) << "a user with a limit of 8 sessions holds all 64";
+}
+
+TEST(AttackLimits, WhoDoesNotHearTheRefusalIsNotWaitedFor) {
+  const Daemon daemon({"--max-sessions", "1"});
+  ASSERT_TRUE(daemon.ready());
+  const Raw served(daemon.socket());
+  ASSERT_EQ(served.hello(), 0);
+  const auto start = Clock::now();
+  std::vector<Raw> silent;
+  for (int i = 0; i < 4; ++i) silent.emplace_back(daemon.socket());
+  EXPECT_TRUE(Raw(daemon.socket()).closed()) << "there is room for a few only";
+  for (const Raw& session : silent) EXPECT_TRUE(session.closed());
+  EXPECT_LT(Clock::now() - start, seconds(5));
+  EXPECT_EQ(Raw(daemon.socket()).hello(), -EUSERS);
 }
 
 }  // namespace
