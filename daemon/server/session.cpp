@@ -76,10 +76,13 @@ Result<ObjectSpec> with_file(ObjectSpec spec, kernel::ForeignFd file, std::uint6
                             " at that offset");
   }
   // A description of our own: the client cannot turn on O_DIRECT or the like behind our back. Where
-  // the daemon may not open the file itself, what the client gave must do.
+  // the daemon may not open the file itself, what the client gave must do: also where a lease is on
+  // it, whose end open(2) would wait for, fcntl(2). That is all that O_NONBLOCK is for. It must not
+  // stay: io_uring takes it for a promise that no read waits, and begins them on the thread
+  // that has the ring, io_uring/rw.c: io_file_get_flags.
   const std::string path = "/proc/self/fd/" + std::to_string(file.get());
-  kernel::ForeignFd own{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY)};
-  if (own) file = std::move(own);
+  kernel::ForeignFd own{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK)};
+  if (own && ::fcntl(own.get(), F_SETFL, 0) == 0) file = std::move(own);
   spec.file = FileSource{std::move(file), ByteCount{offset}, spec.content_size};
   return spec;
 }

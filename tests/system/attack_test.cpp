@@ -280,5 +280,32 @@ TEST(AttackLimits, WhoDoesNotHearTheRefusalIsNotWaitedFor) {
   EXPECT_EQ(Raw(daemon.socket()).hello(), -EUSERS);
 }
 
+// --- helpers
+
+TEST_F(Attack, AFileWithALeaseDoesNotStopTheHelpers) {
+  const std::string path = (daemon_.directory() / "leased").string();
+  Child attacker([&] {
+    ::signal(SIGIO, SIG_IGN);  // the kernel's question to give the lease up
+    const UniqueFd file{::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)};
+    EXPECT_EQ(::pwrite(file.get(), "content", 7, 0), 7);
+    EXPECT_EQ(::fcntl(file.get(), F_SETLEASE, F_WRLCK), 0) << std::strerror(errno);
+    const Client client = connect(socket());
+    const auto memory = map(create_from(client, file.get()), kPage, FL_MAP_PRIVATE);
+    return std::memcmp(memory.data(), "content", 7) == 0 ? 0 : 1;
+  });
+  siginfo_t ended{};
+  EXPECT_TRUE(eventually(
+      [&] {
+        return ::waitid(P_PID, static_cast<id_t>(attacker.pid()), &ended,
+                        WEXITED | WNOHANG | WNOWAIT) == 0 &&
+               ended.si_pid != 0;
+      },
+      seconds(10)))
+      << "it waits for lease-break-time, 45 s";
+  if (ended.si_pid == 0) return;
+  const Outcome outcome = attacker.wait();
+  EXPECT_TRUE(outcome.exited(0)) << outcome;
+}
+
 }  // namespace
 }  // namespace faultline::testing
