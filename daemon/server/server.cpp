@@ -11,6 +11,8 @@
 #include <boost/asio/post.hpp>
 #include <csignal>
 #include <cstring>
+#include <future>
+#include <thread>
 #include <utility>
 
 #include "daemon/admin/report.hpp"
@@ -52,6 +54,16 @@ bool somebody_listens(const sockaddr_un& address) {
   const int result =
       ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
   return result == 0 || errno == EAGAIN;
+}
+
+// False where what they have begun does not end: looking at a client's file may take any time.
+bool join_until(asio::thread_pool& helpers, std::chrono::steady_clock::time_point deadline) {
+  auto joined = std::make_shared<std::promise<void>>();
+  std::thread([&helpers, joined] {
+    helpers.join();
+    joined->set_value();
+  }).detach();
+  return joined->get_future().wait_until(deadline) == std::future_status::ready;
 }
 
 }  // namespace
@@ -142,8 +154,10 @@ void Server::stop() {
   const auto deadline = std::chrono::steady_clock::now() + kStopWithin;
   const bool workers_ended = spaces_->stop(deadline);
   const bool pagers_ended = objects_.stop(deadline);
-  all_ended_ = workers_ended && pagers_ended;
-  if (all_ended_) helpers_.join();
+  // What they have not begun needs no answer any more.
+  helpers_.stop();
+  const bool helpers_ended = join_until(helpers_, deadline);
+  all_ended_ = workers_ended && pagers_ended && helpers_ended;
   control_.stop();
   spdlog::info("stopped; {} address spaces were left to the kernel", spaces);
 }

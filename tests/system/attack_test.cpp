@@ -307,5 +307,24 @@ TEST_F(Attack, AFileWithALeaseDoesNotStopTheHelpers) {
   EXPECT_TRUE(outcome.exited(0)) << outcome;
 }
 
+TEST_F(Attack, QuestionsThatWaitDoNotKeepTheDaemonFromStopping) {
+  constexpr std::size_t kBig = std::size_t{32} << 30;
+  const Client client = connect(socket());
+  const auto memory = map(create(client, kBig), kBig, FL_MAP_SHARED | FL_MAP_WRITE);
+  // A page table each: all of them are walked for every answer.
+  for (std::size_t at = 0; at < kBig; at += std::size_t{2} << 20) touch(memory[at]);
+  std::vector<Raw> asking;
+  for (int i = 0; i < 600; ++i) {
+    const Raw& session = asking.emplace_back(socket());
+    ASSERT_EQ(session.hello(), 0);
+    session.send(Op::admin, wire::AdminRequest{wire::AdminQuery::vmas,
+                                               static_cast<std::uint32_t>(::getpid())});
+  }
+  EXPECT_EQ(asking.front().status(), 0);
+  const auto start = Clock::now();
+  EXPECT_EQ(daemon_.stop(), 0);
+  EXPECT_LT(Clock::now() - start, seconds(2));
+}
+
 }  // namespace
 }  // namespace faultline::testing
