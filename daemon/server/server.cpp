@@ -181,7 +181,7 @@ void Server::accept_all() {
     if (errno == EAGAIN || errno == EWOULDBLOCK) break;
     // Out of descriptors or memory: the connection stays in the queue, so asking at once would
     // spin.
-    spdlog::error("accepting a client: {}", std::strerror(errno));
+    accept_log_.log(spdlog::level::err, "accepting a client: {}", std::strerror(errno));
     accept_pause_.expires_after(kAcceptPause);
     accept_pause_.async_wait([this](const boost::system::error_code& error) {
       if (!error) accept_when_ready();

@@ -15,6 +15,7 @@
 #include <string>
 
 #include "daemon/kernel/feature_check.hpp"
+#include "daemon/kernel/log_budget.hpp"
 #include "daemon/server/session.hpp"
 #include "daemon/server/settings.hpp"
 
@@ -74,6 +75,7 @@ class Server final : private SessionHost {
   boost::asio::signal_set signals_{control_};
   boost::asio::posix::stream_descriptor listener_{control_};
   boost::asio::steady_timer accept_pause_{control_};
+  kernel::LogBudget accept_log_{1};
   memory::ObjectDirectory objects_;
   std::unique_ptr<space::SpaceService> spaces_;
   // Those that are refused take no place of the others.

@@ -326,5 +326,17 @@ TEST_F(Attack, QuestionsThatWaitDoNotKeepTheDaemonFromStopping) {
   EXPECT_LT(Clock::now() - start, seconds(2));
 }
 
+// --- the log
+
+TEST_F(Attack, GarbageDoesNotFillTheLog) {
+  for (int i = 0; i < 1000; ++i) {
+    const Raw raw(socket());
+    raw.send_bytes(std::array<std::byte, 3>{});
+    EXPECT_TRUE(raw.closed());
+  }
+  EXPECT_NE(daemon_.log().find("no request"), std::string::npos);
+  EXPECT_LT(daemon_.log().size(), 16U << 10);
+}
+
 }  // namespace
 }  // namespace faultline::testing

@@ -1,0 +1,57 @@
+// Keeps clients from filling the log: so many lines a second, and what is left out is counted. For
+// every line that a client can cause at will. Must never lose the count.
+//
+// Locking: the mutex guards all of it; leaf lock, not held while a line is written.
+#pragma once
+
+#include <spdlog/spdlog.h>
+
+#include <chrono>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <utility>
+
+namespace faultline::kernel {
+
+class LogBudget {
+ public:
+  using Clock = std::chrono::steady_clock;
+  static constexpr unsigned kLinesASecond = 5;
+
+  explicit LogBudget(unsigned lines_a_second = kLinesASecond) : lines_a_second_(lines_a_second) {}
+
+  // Writes the line, or counts it. The next one that is written comes after a line with the count.
+  template <typename... Arguments>
+  void log(spdlog::level::level_enum level, spdlog::format_string_t<Arguments...> format,
+           Arguments&&... arguments) {
+    const auto left_out = spend(Clock::now());
+    if (!left_out) return;
+    if (*left_out > 0) spdlog::log(level, "{} more lines like the next were left out", *left_out);
+    spdlog::log(level, format, std::forward<Arguments>(arguments)...);
+  }
+
+  // Nothing where this line must not be written; else how many were not, since the last that was.
+  std::optional<std::uint64_t> spend(Clock::time_point now) {
+    const std::lock_guard lock(mutex_);
+    if (now - second_ >= std::chrono::seconds(1)) {
+      second_ = now;
+      written_ = 0;
+    }
+    if (written_ == lines_a_second_) {
+      ++left_out_;
+      return std::nullopt;
+    }
+    ++written_;
+    return std::exchange(left_out_, 0);
+  }
+
+ private:
+  std::mutex mutex_;
+  const unsigned lines_a_second_;
+  Clock::time_point second_;  // when the one that counts now began
+  unsigned written_ = 0;
+  std::uint64_t left_out_ = 0;
+};
+
+}  // namespace faultline::kernel
