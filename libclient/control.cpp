@@ -31,7 +31,11 @@ Control::Control(const std::string& path) : path_(path) {
 
 bool Control::hung_up() const {
   pollfd session{socket_.get(), 0, 0};  // POLLHUP is always asked for
-  return ::poll(&session, 1, 0) != 0;
+  int ready = 0;
+  do {
+    ready = ::poll(&session, 1, 0);
+  } while (ready < 0 && errno == EINTR);
+  return ready > 0;
 }
 
 wire::Packet Control::exchange(wire::Op op, std::span<const std::byte> body,
