@@ -127,13 +127,13 @@ void Connection::add_mapping(MapRange range, Content content) {
 
 void Connection::unmap(MapRange range) {
   const std::uintptr_t end = range.start + range.length;
+  std::vector<std::pair<std::uintptr_t, Mapped>> cut;
   std::shared_ptr<Connection> last;  // let go after the lock
   {
     const std::lock_guard lock(mappings_mutex_);
     // The mappings that hold the range, without a hole between them.
     auto it = mappings_.upper_bound(range.start);
     if (it != mappings_.begin()) --it;
-    std::vector<std::pair<std::uintptr_t, Mapped>> cut;
     std::uintptr_t covered = range.start;
     for (; it != mappings_.end() && covered < end; ++it) {
       const std::uintptr_t mapping_end = it->first + it->second.length;
@@ -151,7 +151,19 @@ void Connection::unmap(MapRange range) {
     }
     if (mappings_.empty()) last = std::move(while_mapped_);
   }
-  if (::munmap(reinterpret_cast<void*>(range.start), range.length) != 0) throw_errno("munmap");
+  if (::munmap(reinterpret_cast<void*>(range.start), range.length) == 0) return;
+  // ENOMEM: no more mappings for the rest on either side. Nothing was unmapped, so nobody else can
+  // have come there, and it can be asked for again.
+  const int code = errno;
+  {
+    const std::lock_guard lock(mappings_mutex_);
+    for (const auto& [start, mapped] : cut) {
+      const std::uintptr_t piece = std::max(start, range.start);
+      mappings_[piece] = {std::min(start + mapped.length, end) - piece, mapped.content};
+    }
+    while_mapped_ = shared_from_this();
+  }
+  throw Failure(code, "munmap");
 }
 
 void Connection::poison_mappings_of_files() const {

@@ -626,6 +626,35 @@ TEST_F(Api, AMappingWithoutItsMiddleIsTwo) {
   }
 }
 
+TEST_F(Api, WhatCouldNotBeUnmappedCanBeUnmappedLater) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "SKIPPED: a sanitizer's allocator does not live at the limit of mappings";
+#endif
+  const Outcome outcome = in_child([&] {
+    std::size_t most_mappings = 0;
+    std::ifstream("/proc/sys/vm/max_map_count") >> most_mappings;
+    const Client client = connect(daemon_.socket());
+    const auto memory = map(create(client, 3 * kPage), 3 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+    memory[kPage] = kOne;
+    // Every page a mapping of its own, until there may be no more of them.
+    const std::size_t size = 2 * most_mappings * kPage;
+    void* const pages =
+        ::mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    EXPECT_NE(pages, MAP_FAILED) << std::strerror(errno);
+    auto* page = static_cast<std::byte*>(pages) + kPage;
+    while (::mprotect(page, kPage, PROT_READ) == 0) page += 2 * kPage;
+    EXPECT_EQ(errno, ENOMEM);
+    // Its rest would be one mapping more.
+    expect_refused(ENOMEM, "munmap", [&] { return fl_unmap(client, &memory[kPage], kPage); });
+    ::munmap(pages, size);
+    EXPECT_EQ(memory[kPage], kOne);
+    EXPECT_EQ(fl_unmap(client, memory.data(), memory.size()), 0) << fl_last_error();
+    expect_refused(EINVAL, "unmapping", [&] { return fl_unmap(client, &memory[kPage], kPage); });
+    return 0;
+  });
+  EXPECT_TRUE(outcome.exited(0)) << outcome;
+}
+
 // --- threads
 // ---------------------------------------------------------------------------------------
 
