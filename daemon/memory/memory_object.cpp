@@ -1,10 +1,10 @@
 #include "daemon/memory/memory_object.hpp"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <cassert>
 #include <utility>
+
+#include "daemon/kernel/log_budget.hpp"
 
 namespace faultline::memory {
 
@@ -81,6 +81,12 @@ Result<std::shared_ptr<MemoryObject>> MemoryObject::create(ObjectId id, ObjectSp
       id, std::move(spec), std::move(*memfd), std::move(*memory), std::move(*pages), pager)};
 }
 
+void MemoryObject::log(PageIndex page, const std::string& what) const {
+  kernel::log_budget_of(spec_.uid).log(spdlog::level::err, "object {} ({}) page {}: {}",
+                                       id_.value(), name().empty() ? "anonymous" : name(),
+                                       page.value(), what);
+}
+
 PageCount MemoryObject::populate(PageIndex first, PageCount window, Waiter waiter) {
   assert(first + window <= PageIndex{} + page_count());
   const PageCount ready = pages_.run(first, window, PageState::resident);
@@ -102,7 +108,7 @@ PageCount MemoryObject::populate_zero(PageIndex first, PageCount window, const W
   }
   if (!allocated) {
     failed_fills_.fetch_add(1);
-    spdlog::error("object {} page {}: {}", id_.value(), first.value(), allocated.error().message());
+    log(first, allocated.error().message());
     waiter(Supply::failed);
     return PageCount{0};
   }
@@ -151,9 +157,7 @@ void MemoryObject::finish(Fill& fill, PageCount supplied, int error) {
   }
   if (lost > PageCount{0} && count == PageCount{1}) {
     failed_fills_.fetch_add(1);
-    spdlog::error("object {} ({}) page {}: the file could not supply it: {}", id_.value(),
-                  name().empty() ? "anonymous" : name(), first.value(),
-                  std::generic_category().message(error));
+    log(first, "the file could not supply it: " + std::generic_category().message(error));
   }
   for (auto& [page, waiter] : ended->take_waiters()) {
     if (page < first + supplied) {
@@ -182,7 +186,7 @@ void MemoryObject::recheck(PageIndex page) {
   const std::lock_guard lock(fills_mutex_);
   const Result<bool> held = memfd_.holds(spec_.page_size.offset_of(page), spec_.page_size.bytes());
   if (!held) {
-    spdlog::error("object {} page {}: {}", id_.value(), page.value(), held.error().message());
+    log(page, held.error().message());
   } else if (!*held) {
     pages_.forget(page);
   }

@@ -117,6 +117,8 @@ class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
 
   PageCount populate_zero(PageIndex first, PageCount window, const Waiter& waiter);
   PageCount populate_file(PageIndex first, PageCount window, Waiter waiter);
+  // At the error level, within the budget of its owner.
+  void log(PageIndex page, const std::string& what) const;
   void finish(Fill& fill, PageCount supplied, int error);
 
   ObjectId id_;

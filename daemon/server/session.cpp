@@ -44,13 +44,6 @@ std::optional<std::string> text_of(const wire::Name& name) {
   return std::string(name.begin(), end);
 }
 
-// What one user's clients do must not keep the others' from the log: a few budgets for all users
-// bound what all of them write together, and need no end.
-kernel::LogBudget& log_budget(uid_t uid) {
-  static std::array<kernel::LogBudget, 16> budgets;
-  return budgets.at(uid % budgets.size());
-}
-
 Error malformed(const char* request) {
   return Error{EPROTO, std::string("reading a malformed ") + request + " request"};
 }
@@ -188,9 +181,9 @@ void Session::on_readable() {
   if (error == EAGAIN || error == EWOULDBLOCK) return listen();
   if (error == EPIPE || error == ECONNRESET) return close();
   if (error != 0) {
-    log_budget(peer_.uid).log(spdlog::level::warn,
-                              "client pid {} uid {}: a packet that no client sends ({}): closed",
-                              peer_.pid, peer_.uid, std::strerror(error));
+    kernel::log_budget_of(peer_.uid).log(
+        spdlog::level::warn, "client pid {} uid {}: a packet that no client sends ({}): closed",
+        peer_.pid, peer_.uid, std::strerror(error));
     return close();
   }
   handle(std::move(packet));
@@ -201,9 +194,9 @@ void Session::handle(Packet packet) {
   if (headed) std::memcpy(&request_, packet.bytes.data(), sizeof(request_));
   if (!headed || request_.magic != wire::kMagic ||
       request_.body_size != packet.bytes.size() - sizeof(request_)) {
-    log_budget(peer_.uid).log(spdlog::level::warn,
-                              "client pid {} uid {}: {} bytes that are no request: closed",
-                              peer_.pid, peer_.uid, packet.bytes.size());
+    kernel::log_budget_of(peer_.uid).log(
+        spdlog::level::warn, "client pid {} uid {}: {} bytes that are no request: closed",
+        peer_.pid, peer_.uid, packet.bytes.size());
     return close();
   }
   if (request_.version != wire::kVersion) {

@@ -4,12 +4,12 @@
 #include <sys/random.h>
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <map>
 #include <set>
 #include <utility>
 
+#include "daemon/kernel/log_budget.hpp"
 #include "daemon/kernel/process.hpp"
 
 namespace faultline::space {
@@ -42,6 +42,13 @@ wire::Cookie random_cookie() {
 
 }  // namespace
 
+template <typename... Arguments>
+void AddressSpace::log(fmt::format_string<Arguments...> format, Arguments&&... arguments) const {
+  kernel::log_budget_of(owner_.uid)
+      .log(spdlog::level::err, "space {} (pid {}): {}", id_.value(), owner_.pid,
+           fmt::format(format, std::forward<Arguments>(arguments)...));
+}
+
 AddressSpace::AddressSpace(SpaceId id, Owner owner, kernel::Userfaultfd uffd,
                            std::shared_ptr<HandleTable> handles, std::optional<Vaddr> beacon)
     : id_(id),
@@ -67,10 +74,7 @@ void AddressSpace::on_read(int result) {
   if (dead_) return;
   if (result == -EMFILE || result == -ENFILE || result == -ENOMEM) {
     // For the descriptor of a fork child. The kernel keeps the event, and the parent waits.
-    if (std::has_single_bit(++failed_reads_)) {
-      spdlog::error("space {} (pid {}): taking a fork child over: {}", id_.value(), owner_.pid,
-                    std::generic_category().message(-result));
-    }
+    log("taking a fork child over: {}", std::generic_category().message(-result));
     retry_later();
     return;
   }
@@ -152,8 +156,8 @@ void AddressSpace::on_fork(int child_fd) {
         if (auto copy = vma.activity->broken->clone()) {
           activity->broken = std::move(*copy);
         } else {
-          spdlog::error("space {}: copying the record of breaks: {}", child->id_.value(),
-                        copy.error().message());
+          log("copying the record of breaks for space {}: {}", child->id_.value(),
+              copy.error().message());
         }
       }
     }
@@ -291,10 +295,9 @@ AddressSpace::Answer AddressSpace::answer_unknown(const Fault& fault) {
   switch (result.error) {
     case 0:
       ++counters_.poisoned;
-      spdlog::error(
-          "space {} (pid {}): fault at {:#x}, where the client grew or replaced a mapping "
-          "behind the library's back: SIGBUS",
-          id_.value(), owner_.pid, fault.address.value());
+      log("fault at {:#x}, where the client grew or replaced a mapping behind the library's back: "
+          "SIGBUS",
+          fault.address.value());
       return Answer::done;
     case EAGAIN:
       return Answer::later;
@@ -434,12 +437,8 @@ AddressSpace::Answer AddressSpace::poison(const Vma& vma, PageIndex page, const 
   switch (result.error) {
     case 0:
       tally(vma, [](FaultCounters& c) { ++c.poisoned; });
-      if (counters_.poisoned <= 16 || std::has_single_bit(counters_.poisoned)) {
-        spdlog::error(
-            "space {} (pid {}): page {} of object {} at {:#x} cannot be supplied: {}: SIGBUS",
-            id_.value(), owner_.pid, page.value(), vma.object->id().value(), address.value(),
-            reason);
-      }
+      log("page {} of object {} at {:#x} cannot be supplied: {}: SIGBUS", page.value(),
+          vma.object->id().value(), address.value(), reason);
       return Answer::done;
     case EAGAIN:
     case ENOMEM:
@@ -498,8 +497,7 @@ void AddressSpace::record_break(const Vma& vma, PageIndex first, PageCount count
   if (!activity.broken) {
     auto set = PageSet::create(activity.first, activity.size);
     if (!set) {
-      spdlog::error("space {}: no memory to record copy-on-write breaks: {}", id_.value(),
-                    set.error().message());
+      log("no memory to record copy-on-write breaks: {}", set.error().message());
       return;
     }
     activity.broken = std::move(*set);

@@ -28,6 +28,7 @@
 //   dead: its ring operations are cancelled; it is destroyed when the last has completed.
 #pragma once
 
+#include <fmt/format.h>
 #include <sys/types.h>
 
 #include <array>
@@ -207,6 +208,9 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace> {
   void learn_pid(pid_t thread);
   void die();
   static VmaSnapshot show(const Vma& vma);
+  // At the error level, within the budget of its user: a client can cause every such line at will.
+  template <typename... Arguments>
+  void log(fmt::format_string<Arguments...> format, Arguments&&... arguments) const;
   template <typename Change>
   void tally(const Vma& vma, Change change);
 
@@ -224,7 +228,6 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace> {
   std::vector<Fault> faults_;    // read, not yet answered
   std::vector<Fault> deferred_;  // met EAGAIN
   std::size_t waiting_ = 0;      // for a page to come from its file
-  std::uint64_t failed_reads_ = 0;
   std::array<uffd_msg, 32> messages_{};
   Reader reader_{*this};
   RetryTimer retry_timer_{*this};

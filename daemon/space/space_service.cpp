@@ -1,10 +1,11 @@
 #include "daemon/space/space_service.hpp"
 
-#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <utility>
+
+#include "daemon/kernel/log_budget.hpp"
 
 namespace faultline::space {
 
@@ -89,8 +90,9 @@ void SpaceService::place(std::shared_ptr<AddressSpace> space) {
                                           space->features(), space->id()});
   }
   if (too_many) {
-    spdlog::error("uid {} has {} address spaces: a further fork child is not served",
-                  space->owner().uid, limits_.spaces_per_user);
+    kernel::log_budget_of(space->owner().uid)
+        .log(spdlog::level::err, "uid {} has {} address spaces: a further fork child is not served",
+             space->owner().uid, limits_.spaces_per_user);
   }
   // A child forked while the daemon stops: its worker may have ended already.
   const bool placed = too_many ? worker->turn_away(space) : worker->take(space);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <limits>
 #include <optional>
@@ -284,6 +285,7 @@ class Bystander {
 
 class Hostile : public ::testing::Test {
  protected:
+  explicit Hostile(std::vector<std::string> options = {}) : daemon_(std::move(options)) {}
   void SetUp() override {
     ASSERT_TRUE(daemon_.ready());
     ASSERT_TRUE(bystander_.served());
@@ -1042,6 +1044,167 @@ TEST_F(Hostile, NamedObjectsOutliveTheirMakerAndAreNotItsDescriptors) {
     EXPECT_TRUE(finder.unlink("left-behind").refused_with(ENOENT));
   }
   expect_unharmed("an object left behind");
+}
+
+// --- very many, very large
+
+class HostileOnOneWorker : public Hostile {
+ protected:
+  HostileOnOneWorker() : Hostile({"--workers", "1"}) {}
+};
+
+// A process that faults without a pause, and knows how long it had to wait at most.
+class Pulse {
+ public:
+  explicit Pulse(const std::string& socket)
+      : memory_(kPage, MAP_SHARED | MAP_ANONYMOUS),
+        state_(new (memory_.data()) State),
+        child_([&] { return live(socket); }) {
+    EXPECT_TRUE(beats_on());
+  }
+  Pulse(const Pulse&) = delete;
+  Pulse& operator=(const Pulse&) = delete;
+  ~Pulse() = default;
+
+  // That it was served a hundred times more, whatever happened before.
+  [[nodiscard]] bool beats_on() const {
+    const std::uint64_t now = state_->beats;
+    return eventually([&] { return state_->beats > now + 100; }, std::chrono::seconds(20));
+  }
+  [[nodiscard]] std::chrono::nanoseconds longest() const {
+    return std::chrono::nanoseconds(state_->longest.load());
+  }
+  void forget() const { state_->longest = 0; }
+
+ private:
+  struct State {
+    std::atomic<std::uint64_t> beats{0};
+    std::atomic<std::int64_t> longest{0};
+  };
+
+  int live(const std::string& socket) const {
+    const Client client = connect(socket);
+    const auto view = map(create(client, kPage), kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+    for (;;) {
+      const auto start = std::chrono::steady_clock::now();
+      view[0] = kMark;
+      const std::chrono::nanoseconds took = std::chrono::steady_clock::now() - start;
+      if (took.count() > state_->longest) state_->longest = took.count();
+      ++state_->beats;
+      if (::madvise(view.data(), kPage, MADV_DONTNEED) != 0) return 1;
+    }
+  }
+
+  Memory memory_;
+  State* state_;
+  Child child_;
+};
+
+wire::MapRequest map_request(const wire::ObjectReply& object, std::uint64_t address,
+                             std::uint64_t length, std::uint64_t offset) {
+  wire::MapRequest request;
+  request.handle = object.handle;
+  request.address = address;
+  request.length = length;
+  request.object_offset = offset;
+  request.flags = wire::kMapPrivate | wire::kMapWrite;
+  return request;
+}
+
+// One mapping of the kernel's, as many of the daemon's as it allows.
+TEST_F(HostileOnOneWorker, UnmappingVeryManyMappingsAtOnceKeepsNobodyWaiting) {
+  constexpr std::size_t kPages = 60'000;
+  {
+    const Pulse pulse(socket());
+    Attached session(socket());
+    UniqueFd memfd;
+    const wire::ObjectReply object = session.create(kPages * kPage, {}, -1, &memfd);
+    const Memory memory(kPages * kPage, MAP_PRIVATE, memfd.get());
+    for (std::size_t page = 0; page < kPages; ++page) {
+      const auto request =
+          map_request(object, memory.address() + page * kPage, kPage, page * kPage);
+      ASSERT_EQ(session->call(Op::map, request).header.status, 0) << page;
+    }
+    pulse.forget();
+    ASSERT_EQ(::munmap(memory.data(), kPages / 2 * kPage), 0) << std::strerror(errno);
+    EXPECT_TRUE(pulse.beats_on());
+    EXPECT_LT(pulse.longest(), std::chrono::milliseconds(500));
+  }
+  expect_unharmed("60000 mappings");
+}
+
+// Many threads that raise events without a pause, of which the kernel holds each until it was read.
+TEST_F(HostileOnOneWorker, AStormOfEventsKeepsNobodyWaitingForEver) {
+  constexpr std::size_t kThreads = 64;
+  {
+    const Pulse pulse(socket());
+    const Gate raging;
+    const Child attacker([&] {
+      const Client client = connect(socket());
+      const auto view =
+          map(create(client, kThreads * kPage), kThreads * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+      std::vector<std::thread> threads;
+      for (std::size_t i = 0; i < kThreads; ++i) {
+        threads.emplace_back([&, i] {
+          for (;;) ::madvise(view.data() + i * kPage, kPage, MADV_DONTNEED);
+        });
+      }
+      raging.open();
+      for (std::thread& thread : threads) thread.join();
+      return 0;
+    });
+    ASSERT_TRUE(raging.pass());
+    EXPECT_TRUE(pulse.beats_on());
+  }
+  expect_unharmed("a storm of events");
+}
+
+// Faults in memory that the client registered itself, and that nobody can supply.
+TEST_F(Hostile, FaultsThatNobodyCanAnswerDoNotFillTheLog) {
+  constexpr int kFaults = 20'000;
+  {
+    const Memory beacon(kPage);
+    const UniqueFd userfaultfd = make_userfaultfd();
+    const Raw raw(socket());
+    EXPECT_EQ(raw.hello().header.status, 0);
+    ASSERT_EQ(raw.attach(userfaultfd.get(), beacon.address()).header.status, 0);
+    const Memory unknown(kPage);
+    uffdio_register watch{};
+    watch.range = {unknown.address(), kPage};
+    watch.mode = UFFDIO_REGISTER_MODE_MISSING;
+    ASSERT_EQ(::ioctl(userfaultfd.get(), UFFDIO_REGISTER, &watch), 0) << std::strerror(errno);
+    const UniqueFd sink{::memfd_create("sink", MFD_CLOEXEC)};
+    for (int i = 0; i < kFaults; ++i) {
+      ASSERT_EQ(::pwrite(sink.get(), unknown.data(), 1, 0), -1);  // EFAULT, where code gets SIGBUS
+      ASSERT_EQ(::madvise(unknown.data(), kPage, MADV_DONTNEED), 0);
+    }
+    EXPECT_GT(daemon_.log().size(), 0U);
+    EXPECT_LT(daemon_.log().size(), 64U << 10);
+  }
+  expect_unharmed("faults that nobody can answer");
+}
+
+TEST_F(HostileOnOneWorker, AskingAboutHugeMappingsKeepsNobodyWaiting) {
+  constexpr std::size_t kHuge = std::size_t{4} << 40;
+  {
+    const Pulse pulse(socket());
+    Attached session(socket());
+    UniqueFd memfd;
+    const wire::ObjectReply object = session.create(kHuge, {}, -1, &memfd);
+    std::vector<std::unique_ptr<Memory>> views;
+    for (int i = 0; i < 8; ++i) {
+      const Memory& view = *views.emplace_back(
+          std::make_unique<Memory>(kHuge, MAP_PRIVATE | MAP_NORESERVE, memfd.get()));
+      const auto request = map_request(object, view.address(), kHuge, 0);
+      ASSERT_EQ(session->call(Op::map, request).header.status, 0);
+      view.data()[0] = kMark;
+    }
+    pulse.forget();
+    EXPECT_EQ(daemon_.ask(wire::AdminQuery::status)["status"]["pid"], daemon_.pid());
+    EXPECT_TRUE(pulse.beats_on());
+    EXPECT_LT(pulse.longest(), std::chrono::milliseconds(200));
+  }
+  expect_unharmed("eight mappings of 4 TiB");
 }
 
 // --- fuzz

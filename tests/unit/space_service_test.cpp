@@ -37,7 +37,8 @@ class SpaceServiceTest : public ::testing::Test {
         reinterpret_cast<std::uintptr_t>(beacons_.data()) + kBeaconBytes * next_beacon_++;
     auto answer = std::make_shared<std::promise<Result<SpaceRef>>>();
     auto attached = answer->get_future();
-    service_->attach_new(userfaultfd(), Owner{.pid = ::getpid(), .uid = uid}, Vaddr{beacon},
+    service_->attach_new(kernel::ForeignFd{userfaultfd()}, Owner{.pid = ::getpid(), .uid = uid},
+                         Vaddr{beacon},
                          [answer](Result<SpaceRef> ref) { answer->set_value(std::move(ref)); });
     if (attached.wait_for(kSoon) != std::future_status::ready) {
       return fail(ETIMEDOUT, "attaching");
