@@ -94,15 +94,14 @@ Result<std::shared_ptr<MemoryObject>> ObjectDirectory::open(const std::string& n
   return object;
 }
 
-Status ObjectDirectory::unlink(const std::string& name, Credentials who) {
-  std::shared_ptr<MemoryObject> last;  // destroyed after the lock is released
+Result<std::shared_ptr<MemoryObject>> ObjectDirectory::unlink(const std::string& name,
+                                                              Credentials who) {
   const std::lock_guard lock(mutex_);
   auto object = find_locked(name);
-  if (!object) return propagate(object);
+  if (!object) return object;
   if (who.uid != 0 && who.uid != (*object)->uid()) return fail(EACCES, "unlinking object " + name);
-  last = std::move(*object);
   named_.erase(name);
-  return {};
+  return object;
 }
 
 bool ObjectDirectory::stop(std::chrono::steady_clock::time_point deadline) {

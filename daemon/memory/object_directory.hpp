@@ -49,7 +49,10 @@ class ObjectDirectory {
   // Errors: EINVAL, ENOENT, EACCES.
   Result<std::shared_ptr<MemoryObject>> open(const std::string& name, Access access,
                                              Credentials who) const;
-  Status unlink(const std::string& name, Credentials who);
+  // Gives the object back: the last reference to it takes as long to go as its memory is large.
+  // Errors: EINVAL, ENOENT, EACCES.
+  [[nodiscard]] Result<std::shared_ptr<MemoryObject>> unlink(const std::string& name,
+                                                             Credentials who);
 
   // Waits for the files that are being read, when nobody wants pages any more; false where one did
   // not answer until then: this object must then not be destroyed.

@@ -282,6 +282,14 @@ std::function<void(Session::Reply)> Session::responder() {
   };
 }
 
+void Session::release(std::shared_ptr<MemoryObject> object) {
+  // Where this is the last reference, its memory is given back, gigabytes of it.
+  asio::post(host_.helpers(), [object = std::move(object), respond = responder()]() mutable {
+    object.reset();
+    respond(Reply{});
+  });
+}
+
 bool Session::require_attached() {
   if (space_) return true;
   send(bad({ENOTCONN, "asking for memory before attaching an address space"}));
@@ -462,18 +470,18 @@ void Session::on_object_unlink(const Packet& packet) {
   const auto body = body_of<wire::UnlinkRequest>(packet);
   const auto name = body ? text_of(body->name) : std::nullopt;
   if (!name) return send(bad(malformed("object unlink")));
-  Reply reply;
-  reply.status = host_.objects().unlink(*name, credentials());
-  send(std::move(reply));
+  auto unlinked = host_.objects().unlink(*name, credentials());
+  if (!unlinked) return send(bad(unlinked.error()));
+  release(std::move(*unlinked));
 }
 
 void Session::on_object_close(const Packet& packet) {
   if (!require_attached()) return;
   const auto body = body_of<wire::HandleRequest>(packet);
   if (!body) return send(bad(malformed("object close")));
-  Reply reply;
-  reply.status = space_->handles->close(body->handle);
-  send(std::move(reply));
+  auto closed = space_->handles->close(body->handle);
+  if (!closed) return send(bad(closed.error()));
+  release(std::move(closed->object));
 }
 
 void Session::on_map(const Packet& packet) {

@@ -109,6 +109,8 @@ class Session : public std::enable_shared_from_this<Session> {
 
   [[nodiscard]] Reply opened(std::shared_ptr<memory::MemoryObject> object, memory::Access access);
   [[nodiscard]] memory::Credentials credentials() const { return {peer_.uid, peer_.gid}; }
+  // Lets go of the object where that may take its time, and answers then.
+  void release(std::shared_ptr<memory::MemoryObject> object);
   [[nodiscard]] bool require_attached();
 
   boost::asio::posix::stream_descriptor socket_;

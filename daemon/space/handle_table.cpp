@@ -32,15 +32,14 @@ Result<OpenObject> HandleTable::find(std::uint64_t handle) const {
   return found->second;
 }
 
-Status HandleTable::close(std::uint64_t handle) {
-  OpenObject last;  // destroyed after the lock is released
+Result<OpenObject> HandleTable::close(std::uint64_t handle) {
   const std::lock_guard lock(mutex_);
   const auto found = open_.find(handle);
   if (found == open_.end()) return fail(EBADF, "closing object handle " + std::to_string(handle));
-  last = std::move(found->second);
-  last.object->count_handle(-1);
+  OpenObject closed = std::move(found->second);
+  closed.object->count_handle(-1);
   open_.erase(found);
-  return {};
+  return closed;
 }
 
 std::shared_ptr<HandleTable> HandleTable::clone() const {

@@ -31,7 +31,9 @@ class HandleTable {
   Result<std::uint64_t> add(OpenObject object);
   // Errors: EBADF.
   [[nodiscard]] Result<OpenObject> find(std::uint64_t handle) const;
-  Status close(std::uint64_t handle);
+  // Gives the object back: the last reference to it takes as long to go as its memory is large.
+  // Errors: EBADF.
+  [[nodiscard]] Result<OpenObject> close(std::uint64_t handle);
   void clear();
   [[nodiscard]] std::shared_ptr<HandleTable> clone() const;
 

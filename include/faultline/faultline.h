@@ -7,9 +7,9 @@
  *
  * Fork: a child inherits every mapping, object and client handle. Its faults are served from its
  * first instruction on; its first call into this library connects it to the daemon. From a daemon
- * without CAP_SYS_PTRACE (`faultlined --check`) it inherits less: a mapping of an object with a file
- * behind it raises SIGSEGV, and what was open fails with ESTALE. The library is not usable in the
- * child of a vfork(2), nor from a signal handler.
+ * without CAP_SYS_PTRACE (`faultlined --check`) it inherits less: a mapping of an object with a
+ * file behind it raises SIGSEGV, and what was open fails with ESTALE. The library is not usable in
+ * the child of a vfork(2), nor from a signal handler.
  */
 #ifndef FAULTLINE_FAULTLINE_H
 #define FAULTLINE_FAULTLINE_H
