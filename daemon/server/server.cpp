@@ -11,8 +11,6 @@
 #include <boost/asio/post.hpp>
 #include <csignal>
 #include <cstring>
-#include <future>
-#include <thread>
 #include <utility>
 
 #include "daemon/admin/report.hpp"
@@ -54,16 +52,6 @@ bool somebody_listens(const sockaddr_un& address) {
   const int result =
       ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
   return result == 0 || errno == EAGAIN;
-}
-
-// False where what they have begun does not end: looking at a client's file may take any time.
-bool join_until(asio::thread_pool& helpers, std::chrono::steady_clock::time_point deadline) {
-  auto joined = std::make_shared<std::promise<void>>();
-  std::thread([&helpers, joined] {
-    helpers.join();
-    joined->set_value();
-  }).detach();
-  return joined->get_future().wait_until(deadline) == std::future_status::ready;
 }
 
 }  // namespace
@@ -154,9 +142,7 @@ void Server::stop() {
   const auto deadline = std::chrono::steady_clock::now() + kStopWithin;
   const bool workers_ended = spaces_->stop(deadline);
   const bool pagers_ended = objects_.stop(deadline);
-  // What they have not begun needs no answer any more.
-  helpers_.stop();
-  const bool helpers_ended = join_until(helpers_, deadline);
+  const bool helpers_ended = helpers_.stop(deadline);
   all_ended_ = workers_ended && pagers_ended && helpers_ended;
   control_.stop();
   spdlog::info("stopped; {} address spaces were left to the kernel", spaces);
@@ -257,10 +243,11 @@ void Server::report(wire::AdminRequest query, uid_t viewer,
   status.fork_events = support_.fork_events;
   auto answer_now = spaces_->overview([this, query, viewer, status = std::move(status),
                                        done = std::move(done)](space::Overview overview) mutable {
-    asio::post(helpers_, [this, query, viewer, status = std::move(status), done = std::move(done),
-                          overview = std::move(overview)]() mutable {
-      done(admin::answer(query, viewer, status, objects_, std::move(overview)));
-    });
+    asio::post(helpers_.reports(),
+               [this, query, viewer, status = std::move(status), done = std::move(done),
+                overview = std::move(overview)]() mutable {
+                 done(admin::answer(query, viewer, status, objects_, std::move(overview)));
+               });
   });
   auto timer = std::make_shared<asio::steady_timer>(control_, kReportWithin);
   timer->async_wait(

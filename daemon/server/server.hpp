@@ -6,7 +6,6 @@
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
-#include <boost/asio/thread_pool.hpp>
 #include <chrono>
 #include <functional>
 #include <map>
@@ -16,6 +15,7 @@
 
 #include "daemon/kernel/feature_check.hpp"
 #include "daemon/kernel/log_budget.hpp"
+#include "daemon/server/helpers.hpp"
 #include "daemon/server/session.hpp"
 #include "daemon/server/settings.hpp"
 
@@ -56,7 +56,7 @@ class Server final : private SessionHost {
   void stop();
 
   boost::asio::io_context& control() override { return control_; }
-  boost::asio::thread_pool& helpers() override { return helpers_; }
+  boost::asio::thread_pool& helpers_of(uid_t uid) override { return helpers_.of(uid); }
   memory::ObjectDirectory& objects() override { return objects_; }
   space::SpaceService& spaces() override { return *spaces_; }
   int userfaultfd_device() const override { return userfaultfd_device_.get(); }
@@ -71,7 +71,7 @@ class Server final : private SessionHost {
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   UniqueFd userfaultfd_device_;
   boost::asio::io_context control_{1};
-  boost::asio::thread_pool helpers_{2};
+  Helpers helpers_;
   boost::asio::signal_set signals_{control_};
   boost::asio::posix::stream_descriptor listener_{control_};
   boost::asio::steady_timer accept_pause_{control_};

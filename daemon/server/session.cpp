@@ -145,7 +145,8 @@ Session::Session(kernel::ForeignFd socket, kernel::PeerCredentials peer, std::st
       deadline_(host.control()),
       peer_(peer),
       refused_(std::move(refused)),
-      host_(host) {}
+      host_(host),
+      helpers_(host.helpers_of(peer.uid)) {}
 
 void Session::start() {
   deadline_.expires_after(refused() ? kRefusalWithin : kHandshakeWithin);
@@ -284,7 +285,7 @@ std::function<void(Session::Reply)> Session::responder() {
 
 void Session::release(std::shared_ptr<MemoryObject> object) {
   // Where this is the last reference, its memory is given back, gigabytes of it.
-  asio::post(host_.helpers(), [object = std::move(object), respond = responder()]() mutable {
+  asio::post(helpers_, [object = std::move(object), respond = responder()]() mutable {
     object.reset();
     respond(Reply{});
   });
@@ -415,7 +416,7 @@ void Session::on_object_create(Packet& packet) {
     return send(object ? opened(std::move(*object), Access::read_write) : bad(object.error()));
   }
   auto file = std::make_shared<kernel::ForeignFd>(std::move(packet.fds.front()));
-  asio::post(host_.helpers(), [self = shared_from_this(), spec, file, offset = body->file_offset] {
+  asio::post(helpers_, [self = shared_from_this(), spec, file, offset = body->file_offset] {
     auto checked =
         std::make_shared<Result<ObjectSpec>>(with_file(std::move(*spec), std::move(*file), offset));
     asio::post(self->host_.control(), [self, checked] {
@@ -514,7 +515,7 @@ void Session::on_mapping_stats(const Packet& packet) {
       *space_, Vaddr{body->address},
       [self = shared_from_this(), respond = responder()](Result<space::VmaSnapshot> vma) {
         if (!vma) return respond(bad(vma.error()));
-        asio::post(self->host_.helpers(), [self, respond, vma = std::move(*vma)] {
+        asio::post(self->helpers_, [self, respond, vma = std::move(*vma)] {
           respond(good(admin::to_stats(vma, self->peer_.pid)));
         });
       });
@@ -525,7 +526,7 @@ void Session::on_process_stats() {
   host_.spaces().snapshot(
       *space_, [self = shared_from_this(), respond = responder()](Result<space::SpaceSnapshot> s) {
         if (!s) return respond(bad(s.error()));
-        asio::post(self->host_.helpers(), [respond, snapshot = std::move(*s)] {
+        asio::post(self->helpers_, [respond, snapshot = std::move(*s)] {
           respond(good(admin::to_stats(snapshot)));
         });
       });

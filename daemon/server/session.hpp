@@ -46,7 +46,7 @@ class SessionHost {
 
   virtual boost::asio::io_context& control() = 0;
   // For what may block: page table walks, questions to a client's file system.
-  virtual boost::asio::thread_pool& helpers() = 0;
+  virtual boost::asio::thread_pool& helpers_of(uid_t uid) = 0;
   virtual memory::ObjectDirectory& objects() = 0;
   virtual space::SpaceService& spaces() = 0;
   // The open /dev/userfaultfd, or -1.
@@ -118,6 +118,7 @@ class Session : public std::enable_shared_from_this<Session> {
   kernel::PeerCredentials peer_;
   std::string refused_;
   SessionHost& host_;
+  boost::asio::thread_pool& helpers_;
   wire::RequestHeader request_;  // the one being carried out
   std::optional<space::SpaceRef> space_;
   bool greeted_ = false;

@@ -149,7 +149,7 @@ TEST_F(Fork, ChildrenThatExitAtOnceLeaveNothingBehind) {
   view[0] = kParent;
   const std::size_t before = daemon_.open_descriptors();
   for (int i = 0; i < 100; ++i) EXPECT_TRUE(in_child([] { return 0; }).exited(0));
-  EXPECT_TRUE(eventually([&] { return daemon_.open_descriptors() == before; },
+  EXPECT_TRUE(eventually([&] { return daemon_.open_descriptors() <= before; },
                          std::chrono::milliseconds(1000)))
       << daemon_.open_descriptors() << " descriptors, " << before << " before";
 }
@@ -198,7 +198,7 @@ TEST_F(Fork, ExecReleasesEverything) {
     return 1;
   });
   ::close(pipe[0]);
-  EXPECT_TRUE(eventually([&] { return daemon_.open_descriptors() == before; },
+  EXPECT_TRUE(eventually([&] { return daemon_.open_descriptors() <= before; },
                          std::chrono::milliseconds(1500)))
       << "the child lives on as cat, and its old address space is gone";
   ::close(pipe[1]);

@@ -41,6 +41,8 @@ class Daemon {
   [[nodiscard]] std::string log() const;
   // An admin question, as faultctl asks it.
   [[nodiscard]] nlohmann::json ask(wire::AdminQuery query, pid_t pid = 0) const;
+  // One or two may be on their way out: what came from clients is closed a little later. So compare
+  // for "not more than before".
   [[nodiscard]] std::size_t open_descriptors() const;
   // What each of them is, a line each.
   [[nodiscard]] std::string describe_descriptors() const;
