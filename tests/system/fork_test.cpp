@@ -222,10 +222,8 @@ TEST(ForkLimits, ChildrenBeyondTheLimitOfTheirUserGetNoPages) {
     for (int i = 0; i < 2; ++i) within.emplace_back([&] { return end.pass() ? 0 : 1; });
     EXPECT_TRUE(in_child(reads_an_absent_page).killed_by(SIGBUS));
     EXPECT_NE(daemon.log().find("not served"), std::string::npos);
-    for (Child& child : within) {
-      end.open();
-      EXPECT_TRUE(child.wait().exited(0));
-    }
+    for (std::size_t i = 0; i < within.size(); ++i) end.open();
+    for (Child& child : within) EXPECT_TRUE(child.wait().exited(0));
   }
   EXPECT_TRUE(
       eventually([&] { return daemon.ask(wire::AdminQuery::status)["status"]["spaces"] == 1; }));
