@@ -1,15 +1,17 @@
 #include "daemon/server/settings.hpp"
 
+#include <grp.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <toml++/toml.h>
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstdlib>
+#include <fstream>
 #include <functional>
 #include <limits>
-#include <sstream>
 #include <thread>
 #include <utility>
 
@@ -32,10 +34,45 @@ bool take_text(const toml::node& node, std::string& into) {
   return value.has_value();
 }
 
+constexpr const char* kModeTaken = "socket_mode takes 0o660 or the like";
+
+bool take_mode(const toml::node& node, unsigned& into) {
+  std::optional<unsigned> mode;
+  if (const auto* const number = node.as_integer()) {
+    // 660 is none: who writes it does not mean what it says.
+    const bool octal = (number->flags() & toml::value_flags::format_as_octal) ==
+                       toml::value_flags::format_as_octal;
+    if (octal && number->get() <= 0777) mode = static_cast<unsigned>(number->get());
+  } else if (const auto text = node.value_exact<std::string>()) {
+    mode = parse_mode(*text);
+  }
+  if (mode) into = *mode;
+  return mode.has_value();
+}
+
 struct Key {
   std::string_view name;
   std::function<bool(const toml::node&)> take;
+  std::string_view wrong = "wrong type or range";
 };
+
+Result<toml::table> parse(const std::filesystem::path& file) {
+  const std::string doing = "reading settings from " + file.string();
+  std::error_code error;
+  const auto status = std::filesystem::status(file, error);
+  if (error) return fail(error.value(), doing);
+  if (!std::filesystem::is_regular_file(status)) {
+    return fail(EINVAL, doing + ": it is not a regular file");
+  }
+  std::ifstream in(file);
+  if (!in) return fail_errno(doing);
+  try {
+    return toml::parse(in, file.string());
+  } catch (const toml::parse_error& wrong) {
+    return fail(EINVAL, doing + " line " + std::to_string(wrong.source().begin.line) + ": " +
+                            std::string(wrong.description()));
+  }
+}
 
 }  // namespace
 
@@ -47,20 +84,24 @@ std::filesystem::path default_socket_path() {
   return "/run/faultline/faultlined.sock";
 }
 
+std::optional<unsigned> parse_mode(std::string_view text) {
+  if (text.starts_with("0o")) text.remove_prefix(2);
+  unsigned mode = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stopped, error] = std::from_chars(text.data(), end, mode, 8);
+  if (error != std::errc{} || stopped != end || mode > 0777) return std::nullopt;
+  return mode;
+}
+
 Status read_settings_file(const std::filesystem::path& file, Settings& settings) {
-  toml::table table;
-  try {
-    table = toml::parse_file(file.string());
-  } catch (const toml::parse_error& error) {
-    std::ostringstream text;
-    text << "reading settings from " << file.string() << ": " << error;
-    const bool missing = !std::filesystem::exists(file);
-    return fail(missing ? ENOENT : EINVAL, text.str());
-  }
+  const auto table = parse(file);
+  if (!table) return fail(table.error().code(), table.error().attempted());
   std::string path = settings.socket_path.string();
   const std::array keys{
-      Key{"socket_path", [&](const toml::node& n) { return take_text(n, path); }},
-      Key{"socket_mode", [&](const toml::node& n) { return take_number(n, settings.socket_mode); }},
+      Key{"socket_path", [&](const toml::node& n) { return take_text(n, path) && !path.empty(); },
+          "socket_path takes a path"},
+      Key{"socket_mode", [&](const toml::node& n) { return take_mode(n, settings.socket_mode); },
+          kModeTaken},
       Key{"socket_group", [&](const toml::node& n) { return take_text(n, settings.socket_group); }},
       Key{"workers", [&](const toml::node& n) { return take_number(n, settings.workers); }},
       Key{"max_object_bytes",
@@ -74,14 +115,16 @@ Status read_settings_file(const std::filesystem::path& file, Settings& settings)
           [&](const toml::node& n) { return take_number(n, settings.max_spaces_per_user); }},
       Key{"log_level", [&](const toml::node& n) { return take_text(n, settings.log_level); }},
   };
-  for (const auto& [key_of_node, node] : table) {
+  for (const auto& [key_of_node, node] : *table) {
     const std::string name(key_of_node.str());
     const auto* const key =
         std::find_if(keys.begin(), keys.end(), [&](const Key& k) { return k.name == name; });
     const std::string where =
         file.string() + " line " + std::to_string(node.source().begin.line) + ", " + name;
     if (key == keys.end()) return fail(EINVAL, "reading settings: unknown key in " + where);
-    if (!key->take(node)) return fail(EINVAL, "reading settings: wrong type or range in " + where);
+    if (!key->take(node)) {
+      return fail(EINVAL, "reading settings: " + std::string(key->wrong) + ", in " + where);
+    }
   }
   settings.socket_path = path;
   return {};
@@ -93,7 +136,14 @@ Status complete(Settings& settings) {
     settings.workers = std::clamp(std::thread::hardware_concurrency(), 1U, 4U);
   }
   if (settings.workers > 256) return fail(EINVAL, "setting workers to more than 256");
-  if (settings.socket_mode > 0777) return fail(EINVAL, "setting socket_mode beyond 0777");
+  if (settings.socket_mode > 0777) return fail(EINVAL, kModeTaken);
+  if (!settings.socket_group.empty()) {
+    const group* found = ::getgrnam(settings.socket_group.c_str());
+    if (found == nullptr) {
+      return fail(EINVAL, "no group is called " + settings.socket_group + " (socket_group)");
+    }
+    settings.socket_gid = found->gr_gid;
+  }
   if (settings.max_object_bytes < 4096)
     return fail(EINVAL, "setting max_object_bytes below a page");
   if (settings.max_sessions == 0 || settings.max_sessions_per_user == 0 ||

@@ -2,10 +2,13 @@
 // never be changed once the server runs.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "daemon/kernel/error.hpp"
 
@@ -15,7 +18,8 @@ struct Settings {
   std::filesystem::path socket_path;  // empty: the default of this user
   unsigned socket_mode = 0666;  // rights are checked by the peer's credentials, not by reachability
   std::string socket_group;     // empty: the daemon's own
-  unsigned workers = 0;         // for each user; 0: one a processor, at most 4
+  std::optional<gid_t> socket_gid;  // of socket_group, as complete() found it
+  unsigned workers = 0;             // for each user; 0: one a processor, at most 4
   std::uint64_t max_object_bytes = std::uint64_t{4} << 40;
   std::size_t max_objects = 16'384;
   std::size_t max_sessions = 4'096;
@@ -27,12 +31,16 @@ struct Settings {
 // $XDG_RUNTIME_DIR/faultline/faultlined.sock for a user, /run/faultline/faultlined.sock for root.
 std::filesystem::path default_socket_path();
 
-// Reads the TOML file over the given settings. Errors: ENOENT, EINVAL with line and key; unknown
-// keys are errors, so that a typing mistake does not pass for a default.
+// A file's permissions in octal digits, "0660" or "0o660"; nothing beyond 0777.
+std::optional<unsigned> parse_mode(std::string_view text);
+
+// Reads the TOML file over the given settings. Errors: ENOENT, EACCES and the like of the file;
+// EINVAL with line and key, in words that need no errno; unknown keys are errors, so that a typing
+// mistake does not pass for a default.
 Status read_settings_file(const std::filesystem::path& file, Settings& settings);
 
 // Fills in what is left to the daemon, and refuses what cannot work. Errors: EINVAL, with the
-// setting.
+// setting, in words that need no errno.
 Status complete(Settings& settings);
 
 // One line a setting, "name = value".

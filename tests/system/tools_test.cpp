@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 
 #include "tests/system/command.hpp"
@@ -132,10 +133,48 @@ TEST(Faultlined, WrongOptionsAndSettingsAreRefusedInWords) {
   EXPECT_EQ(run(FAULTLINED_BINARY " --socket-mode 99").code, 2);
   EXPECT_EQ(run(FAULTLINED_BINARY " --log-level loud").code, 2);
   EXPECT_EQ(run(FAULTLINED_BINARY " --config /nonexistent.toml").code, 2);
+  EXPECT_EQ(run(FAULTLINED_BINARY " --config /nonexistent.toml").output,
+            "faultlined: reading settings from /nonexistent.toml: No such file or directory\n");
+  const Ran directory = run("timeout 5 " FAULTLINED_BINARY " --config /tmp");
+  EXPECT_EQ(directory.code, 2);
+  EXPECT_NE(directory.output.find("not a regular file"), std::string::npos) << directory.output;
+  for (const char* empty : {"--socket ''", "--socket-mode ''", "--config ''"}) {
+    EXPECT_EQ(run(std::string("timeout 5 " FAULTLINED_BINARY " ") + empty).code, 2) << empty;
+  }
+  const Ran mode = run(FAULTLINED_BINARY " --socket-mode 1000");
+  EXPECT_EQ(mode.code, 2);
+  EXPECT_NE(mode.output.find("--socket-mode takes 0660 or the like"), std::string::npos)
+      << mode.output;
+  const auto never =
+      std::filesystem::temp_directory_path() / ("faultline-never-" + std::to_string(::getpid()));
   const Ran group =
-      run(FAULTLINED_BINARY " --socket /tmp/faultline-no-group/s --socket-group no-such");
-  EXPECT_EQ(group.code, 1);
-  EXPECT_NE(group.output.find("no-such"), std::string::npos) << group.output;
+      run(FAULTLINED_BINARY " --socket " + (never / "s").string() + " --socket-group nosuch");
+  EXPECT_EQ(group.code, 2);
+  EXPECT_NE(group.output.find("no group is called nosuch (socket_group)"), std::string::npos)
+      << group.output;
+  EXPECT_FALSE(std::filesystem::exists(never));
+}
+
+TEST(Faultlined, AFailedStartSaysWhyOnStandardErrorAlone) {
+  const Ran quiet = run(FAULTLINED_BINARY " --log-level off --socket /dev/null/socket");
+  EXPECT_EQ(quiet.code, 1);
+  EXPECT_NE(quiet.output.find("/dev/null/socket"), std::string::npos) << quiet.output;
+  // The log goes there too: what is left is standard output.
+  EXPECT_EQ(run("(" FAULTLINED_BINARY " --socket /dev/null/socket 2>/dev/null)").output, "");
+}
+
+TEST(Faultlined, WithoutARuntimeDirectoryAUserIsToldWhatToGive) {
+  if (::geteuid() != 0) GTEST_SKIP() << "SKIPPED: becoming another user takes root";
+  const Ran ran =
+      run("timeout 5 env -u XDG_RUNTIME_DIR setpriv --reuid 65534 --regid 65534 "
+          "--clear-groups " FAULTLINED_BINARY);
+  EXPECT_EQ(ran.code, 1) << ran.output;
+  EXPECT_NE(ran.output.find("set XDG_RUNTIME_DIR or give --socket"), std::string::npos)
+      << ran.output;
+}
+
+TEST(Faultlined, ACheckThatCannotBeWrittenFails) {
+  EXPECT_EQ(run("(" FAULTLINED_BINARY " --check >/dev/full)").code, 1);
 }
 
 }  // namespace

@@ -24,13 +24,13 @@ class SettingsFile : public ::testing::Test {
 
 TEST_F(SettingsFile, TakesEveryKey) {
   const Status status = read(
-      "socket_path = '/x/y'\nsocket_mode = 0o640\nsocket_group = 'staff'\nworkers = 3\n"
+      "socket_path = '/x/y'\nsocket_mode = 0o640\nsocket_group = 'root'\nworkers = 3\n"
       "max_object_bytes = 1048576\nmax_objects = 7\nmax_sessions = 8\nmax_sessions_per_user = 9\n"
       "max_spaces_per_user = 10\nlog_level = 'debug'\n");
   ASSERT_TRUE(status) << status.error().message();
   EXPECT_EQ(settings_.socket_path, "/x/y");
   EXPECT_EQ(settings_.socket_mode, 0640U);
-  EXPECT_EQ(settings_.socket_group, "staff");
+  EXPECT_EQ(settings_.socket_group, "root");
   EXPECT_EQ(settings_.workers, 3U);
   EXPECT_EQ(settings_.max_object_bytes, 1048576U);
   EXPECT_EQ(settings_.max_objects, 7U);
@@ -57,10 +57,44 @@ TEST_F(SettingsFile, RefusesAWrongTypeOrRange) {
   EXPECT_FALSE(read("workers = \n"));
 }
 
+TEST_F(SettingsFile, TakesAModeThatIsWrittenInOctalAlone) {
+  EXPECT_TRUE(read("socket_mode = '0600'\n"));
+  EXPECT_EQ(settings_.socket_mode, 0600U);
+  for (const char* wrong : {"432", "440", "0o1000", "'rw-'", "''", "-1", "true", "'-1'", "' 7'"}) {
+    const Status status = read(std::string("socket_mode = ") + wrong + "\n");
+    ASSERT_FALSE(status) << wrong;
+    EXPECT_NE(status.error().message().find("socket_mode takes 0o660 or the like"),
+              std::string::npos)
+        << status.error().message();
+  }
+}
+
+TEST_F(SettingsFile, RefusesAnEmptySocketPath) {
+  EXPECT_FALSE(read("socket_path = ''\n"));
+}
+
+TEST_F(SettingsFile, SaysInOneLineWhereTheSyntaxIsWrong) {
+  const Status status = read("workers = 1\nworkers = \n");
+  ASSERT_FALSE(status);
+  EXPECT_NE(status.error().message().find("line 2"), std::string::npos) << status.error().message();
+  EXPECT_EQ(status.error().message().find('\n'), std::string::npos) << status.error().message();
+}
+
+TEST_F(SettingsFile, RefusesWhatIsNotARegularFile) {
+  for (const char* path : {"/", "/dev/null"}) {
+    const Status status = read_settings_file(path, settings_);
+    ASSERT_FALSE(status);
+    EXPECT_NE(status.error().message().find("not a regular file"), std::string::npos)
+        << status.error().message();
+  }
+}
+
 TEST_F(SettingsFile, SaysThatAFileIsMissing) {
   const Status status = read_settings_file("/nonexistent/faultline.toml", settings_);
   ASSERT_FALSE(status);
   EXPECT_EQ(status.error().code(), ENOENT);
+  EXPECT_EQ(status.error().message(),
+            "reading settings from /nonexistent/faultline.toml: No such file or directory");
 }
 
 TEST(Settings, CompletingRefusesWhatCannotWork) {
@@ -75,6 +109,7 @@ TEST(Settings, CompletingRefusesWhatCannotWork) {
   EXPECT_TRUE(refused([](Settings& s) { s.max_sessions = 0; }));
   EXPECT_TRUE(refused([](Settings& s) { s.max_spaces_per_user = 0; }));
   EXPECT_TRUE(refused([](Settings& s) { s.log_level = "loud"; }));
+  EXPECT_TRUE(refused([](Settings& s) { s.socket_group = "no-such-group"; }));
   EXPECT_FALSE(refused([](Settings&) {}));
 }
 
