@@ -1,7 +1,6 @@
 #include "daemon/server/server.hpp"
 
 #include <fcntl.h>
-#include <grp.h>
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -42,19 +41,80 @@ Result<sockaddr_un> socket_address(const std::filesystem::path& path) {
   return address;
 }
 
-int bind_to(int fd, const sockaddr_un& address) {
-  return ::bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+// Removes a socket file that nobody listens on, left by a daemon that was killed; nothing else.
+Status remove_stale(const std::filesystem::path& path, const sockaddr_un& address) {
+  struct stat info {};
+  if (::lstat(path.c_str(), &info) != 0) {
+    if (errno == ENOENT) return {};
+    return fail_errno("looking at " + path.string());
+  }
+  if (!S_ISSOCK(info.st_mode)) {
+    return fail(EADDRINUSE, "listening on " + path.string() + ": it exists and is not a socket");
+  }
+  const UniqueFd probe{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
+  if (!probe) return fail_errno("making a socket");
+  if (::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ||
+      errno == EAGAIN) {
+    return fail(EADDRINUSE, "listening on " + path.string() + ", where another daemon does");
+  }
+  // EACCES: it is not for us to ask. EPROTOTYPE: a socket of another kind.
+  if (errno != ECONNREFUSED) {
+    return fail(EADDRINUSE, "listening on " + path.string() +
+                                ", which is in use: asking it gives " + std::strerror(errno));
+  }
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
+    return fail_errno("removing the stale socket " + path.string());
+  }
+  return {};
 }
 
-// A socket file that nobody listens on was left by a daemon that was killed.
-bool somebody_listens(const sockaddr_un& address) {
-  const UniqueFd probe{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
-  const int result =
-      ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
-  return result == 0 || errno == EAGAIN;
+// The file is born without any permission: it gets its mode when its group is right.
+Status bind_to(int fd, const std::filesystem::path& path, const sockaddr_un& address) {
+  const auto bind_now = [&]() -> int {
+    const mode_t before = ::umask(0777);
+    const int bound = ::bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+    const int error = bound == 0 ? 0 : errno;
+    ::umask(before);
+    return error;
+  };
+  int error = bind_now();
+  if (error == EADDRINUSE) {
+    if (auto removed = remove_stale(path, address); !removed) return propagate(removed);
+    error = bind_now();
+  }
+  if (error == EADDRINUSE) {
+    return fail(error, "listening on " + path.string() + ", which came to be in use just now");
+  }
+  if (error != 0) return fail(error, "listening on " + path.string());
+  return {};
+}
+
+// nohup(1) has it ignored, which is to stay so.
+bool ignored(int signal) {
+  struct sigaction action {};
+  return ::sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
+std::string counted(std::size_t count, const std::string& what) {
+  return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
 }
 
 }  // namespace
+
+void SocketFile::bound_at(std::filesystem::path path) {
+  struct stat info {};
+  if (::lstat(path.c_str(), &info) != 0) return;  // somebody removed it already
+  path_ = std::move(path);
+  device_ = info.st_dev;
+  inode_ = info.st_ino;
+}
+
+void SocketFile::remove() {
+  const std::filesystem::path path = std::exchange(path_, {});
+  struct stat info {};
+  if (path.empty() || ::lstat(path.c_str(), &info) != 0) return;
+  if (info.st_dev == device_ && info.st_ino == inode_) (void)::unlink(path.c_str());
+}
 
 Server::Server(Settings settings, const kernel::KernelSupport& support)
     : settings_(std::move(settings)),
@@ -74,8 +134,8 @@ Result<std::unique_ptr<Server>> Server::create(const Settings& settings,
   server->spaces_ = std::move(*spaces);
   // Before there is a socket to leave behind, and before anybody is told that we are ready; run()
   // finds what came meanwhile.
-  server->signals_.add(SIGTERM);
-  server->signals_.add(SIGINT);
+  for (const int signal : {SIGTERM, SIGINT, SIGQUIT}) server->signals_.add(signal);
+  if (!ignored(SIGHUP)) server->signals_.add(SIGHUP);
   if (auto started = server->objects_.start(); !started) return propagate(started);
   if (auto listening = server->listen(); !listening) return propagate(listening);
   return server;
@@ -85,37 +145,27 @@ Status Server::listen() {
   const std::filesystem::path& path = settings_.socket_path;
   auto address = socket_address(path);
   if (!address) return propagate(address);
-  std::error_code error;
-  std::filesystem::create_directories(path.parent_path(), error);
-  if (error) return fail(error.value(), "making the directory of " + path.string());
+  if (path.has_parent_path()) {
+    std::error_code error;
+    std::filesystem::create_directories(path.parent_path(), error);
+    if (error) return fail(error.value(), "making the directory of " + path.string());
+  }
 
   UniqueFd fd{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
   if (!fd) return fail_errno("making the listening socket");
-  // Born without any permission; it gets its mode when its group is right.
-  const mode_t before = ::umask(0777);
-  int bound = bind_to(fd.get(), *address);
-  if (bound != 0 && errno == EADDRINUSE) {
-    if (somebody_listens(*address)) {
-      ::umask(before);
-      return fail(EADDRINUSE, "listening on " + path.string() + ", where another daemon does");
-    }
-    std::filesystem::remove(path, error);
-    bound = bind_to(fd.get(), *address);
-  }
-  const int bind_errno = errno;
-  ::umask(before);
-  if (bound != 0) return fail(bind_errno, "listening on " + path.string());
-  if (!settings_.socket_group.empty()) {
-    const group* found = ::getgrnam(settings_.socket_group.c_str());
-    if (found == nullptr) return fail(EINVAL, "finding socket_group " + settings_.socket_group);
-    if (::chown(path.c_str(), static_cast<uid_t>(-1), found->gr_gid) != 0) {
-      return fail_errno("giving " + path.string() + " to group " + settings_.socket_group);
-    }
+  if (auto bound = bind_to(fd.get(), path, *address); !bound) return propagate(bound);
+  // At once: a socket that does not listen yet is a stale one to another daemon that starts.
+  const int listening = ::listen(fd.get(), SOMAXCONN);
+  const int listen_errno = errno;
+  listener_.assign(fd.release());
+  socket_file_.bound_at(path);
+  if (listening != 0) return fail(listen_errno, "listening on " + path.string());
+  if (settings_.socket_gid &&
+      ::chown(path.c_str(), static_cast<uid_t>(-1), *settings_.socket_gid) != 0) {
+    return fail_errno("giving " + path.string() + " to group " + settings_.socket_group);
   }
   if (::chmod(path.c_str(), settings_.socket_mode) != 0)
     return fail_errno("chmod of " + path.string());
-  if (::listen(fd.get(), SOMAXCONN) != 0) return fail_errno("listening on " + path.string());
-  listener_.assign(fd.release());
   return {};
 }
 
@@ -131,10 +181,9 @@ bool Server::run() {
 }
 
 void Server::stop() {
+  socket_file_.remove();
   hang_up(kernel::ForeignFd{listener_.release()});
   accept_pause_.cancel();
-  std::error_code missing;
-  std::filesystem::remove(settings_.socket_path, missing);
   for (const Sessions& sessions : {served_, refused_}) {  // copies: closing takes them out
     for (const auto& session : sessions.open) session->close();
   }
@@ -145,7 +194,11 @@ void Server::stop() {
   const bool helpers_ended = helpers_.stop(deadline);
   all_ended_ = workers_ended && pagers_ended && helpers_ended;
   control_.stop();
-  spdlog::info("stopped; {} address spaces were left to the kernel", spaces);
+  if (spaces == 0) {
+    spdlog::info("stopped");
+  } else {
+    spdlog::info("stopped; with {} still mapped", counted(spaces, "client"));
+  }
 }
 
 void Server::accept_when_ready() {

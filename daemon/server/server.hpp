@@ -2,11 +2,14 @@
 // stand between a fault and its answer, which the workers give by themselves.
 #pragma once
 
+#include <sys/types.h>
+
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <chrono>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -21,19 +24,39 @@
 
 namespace faultline::server {
 
+// The file of a listening socket, for as long as this lives. Must never remove one that another
+// daemon has bound at its place since.
+class SocketFile {
+ public:
+  SocketFile() = default;
+  SocketFile(const SocketFile&) = delete;
+  SocketFile& operator=(const SocketFile&) = delete;
+  ~SocketFile() { remove(); }
+
+  // Right after bind(2). While that socket is open, no other file can be taken for its own.
+  void bound_at(std::filesystem::path path);
+  void remove();
+
+ private:
+  std::filesystem::path path_;  // empty: none
+  dev_t device_ = 0;
+  ino_t inode_ = 0;
+};
+
 class Server final : private SessionHost {
  public:
-  // Listens when it returns. Errors: EADDRINUSE another daemon listens there; EACCES, ENOENT of the
-  // socket's place; and what io_uring_setup(2) says.
+  // Listens when it returns. Errors: EADDRINUSE another daemon listens there, or what is there is
+  // not a socket, each in words that need no errno; EACCES, ENOENT of the socket's place; and what
+  // io_uring_setup(2) says. An error leaves no socket behind.
   static Result<std::unique_ptr<Server>> create(const Settings& settings,
                                                 const kernel::KernelSupport& support);
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
   ~Server() override;
 
-  // Serves until SIGTERM or SIGINT; then takes no more work, leaves no client blocked, and returns.
-  // False where a thread did not end, held up in the kernel by a client or a file: then end the
-  // process without destroying this.
+  // Serves until SIGTERM, SIGINT, SIGHUP or SIGQUIT; then takes no more work, leaves no client
+  // blocked, and returns. False where a thread did not end, held up in the kernel by a client or a
+  // file: then end the process without destroying this.
   [[nodiscard]] bool run();
 
  private:
@@ -74,6 +97,7 @@ class Server final : private SessionHost {
   Helpers helpers_;
   boost::asio::signal_set signals_{control_};
   boost::asio::posix::stream_descriptor listener_{control_};
+  SocketFile socket_file_;  // goes before the listener
   boost::asio::steady_timer accept_pause_{control_};
   kernel::LogBudget accept_log_{1};
   memory::ObjectDirectory objects_;

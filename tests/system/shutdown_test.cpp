@@ -1,10 +1,14 @@
 // SIGTERM: no new work, no client left blocked, no made-up content, exit 0.
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstring>
+#include <fstream>
 
+#include "tests/system/command.hpp"
 #include "tests/system/harness.hpp"
 
 namespace faultline::testing {
@@ -98,6 +102,149 @@ TEST(Shutdown, ASecondDaemonOnTheSameSocketIsRefusedAndAStaleSocketIsReplaced) {
   text.resize(::fread(text.data(), 1, text.size(), second));
   EXPECT_NE(::pclose(second), 0);
   EXPECT_NE(text.find("another daemon"), std::string::npos) << text;
+}
+
+// A terminal that is closed, and Ctrl-\\ in it.
+TEST(Shutdown, OfATerminalIsAsOrderly) {
+  (void)::signal(SIGHUP, SIG_DFL);  // the test itself may run under nohup(1)
+  for (const int signal : {SIGHUP, SIGQUIT}) {
+    Daemon daemon;
+    const Client client = connect(daemon.socket());
+    const PatternFile file(8 * kPage);
+    const auto shared = map(create_from(client, file.fd()), 8 * kPage, FL_MAP_SHARED);
+    ::kill(daemon.pid(), signal);
+    EXPECT_TRUE(eventually([&] { return !std::filesystem::exists(daemon.socket()); }));
+    const int status = daemon.stop();
+    EXPECT_TRUE(Outcome{status}.exited(0)) << ::strsignal(signal) << ": " << Outcome{status};
+    EXPECT_TRUE(in_child([&] { return touch(shared[7 * kPage]); }).killed_by(SIGBUS))
+        << "never zeroes where the file has content";
+  }
+}
+
+TEST(Shutdown, UnderNohupComesFromNoTerminal) {
+  const auto before = ::signal(SIGHUP, SIG_IGN);
+  Daemon daemon;
+  (void)::signal(SIGHUP, before);
+  ::kill(daemon.pid(), SIGHUP);
+  const Client client = connect(daemon.socket());
+  EXPECT_NE(daemon.ask(wire::AdminQuery::status), nlohmann::json());
+}
+
+// A directory of the test's own, for daemons that come to nothing or are not the harness's.
+class SocketPlace : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = std::filesystem::temp_directory_path() / "faultline-place-XXXXXX";
+    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+    directory_ = pattern;
+  }
+  void TearDown() override { std::filesystem::remove_all(directory_); }
+
+  [[nodiscard]] static std::string command(const std::filesystem::path& socket) {
+    return "timeout 20 " FAULTLINED_BINARY " --socket '" + socket.string() + "'";
+  }
+  // A daemon that listens there when this returns; killed at the latest with its Child.
+  [[nodiscard]] static Child start(const std::filesystem::path& socket) {
+    const std::string path = socket.string();
+    Child daemon([&path] {
+      ::execl(FAULTLINED_BINARY, "faultlined", "--socket", path.c_str(), "--log-level", "off",
+              nullptr);
+      return 127;
+    });
+    EXPECT_TRUE(eventually([&] { return answers(socket); })) << socket;
+    return daemon;
+  }
+  [[nodiscard]] static bool answers(const std::filesystem::path& socket) {
+    return run("timeout 20 " FAULTCTL_BINARY " --socket '" + socket.string() + "' status").code ==
+           0;
+  }
+
+  std::filesystem::path directory_;
+};
+
+TEST_F(SocketPlace, WhatIsNotASocketIsNeverRemoved) {
+  const auto file = directory_ / "file";
+  const auto directory = directory_ / "directory";
+  const auto link = directory_ / "link";
+  const auto dangling = directory_ / "dangling";
+  std::ofstream(file) << "precious";
+  std::filesystem::create_directory(directory);
+  std::filesystem::create_symlink("file", link);
+  std::filesystem::create_symlink("nowhere", dangling);
+  for (const auto& path : {file, directory, link, dangling}) {
+    const Ran ran = run(command(path));
+    EXPECT_EQ(ran.code, 1) << path;
+    EXPECT_NE(ran.output.find("listening on " + path.string() + ": it exists and is not a socket"),
+              std::string::npos)
+        << ran.output;
+    EXPECT_TRUE(std::filesystem::exists(std::filesystem::symlink_status(path))) << path;
+  }
+  std::string content;
+  std::ifstream(file) >> content;
+  EXPECT_EQ(content, "precious");
+}
+
+TEST_F(SocketPlace, ASocketOfAnotherKindIsInUse) {
+  const auto path = directory_ / "stream";
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.string().copy(static_cast<char*>(address.sun_path), sizeof(address.sun_path) - 1);
+  const UniqueFd stream{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+  ASSERT_EQ(::bind(stream.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  ASSERT_EQ(::listen(stream.get(), 1), 0);
+  const Ran ran = run(command(path));
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_NE(ran.output.find("in use"), std::string::npos) << ran.output;
+  EXPECT_TRUE(std::filesystem::is_socket(path));
+}
+
+TEST_F(SocketPlace, AStaleSocketIsReplaced) {
+  const auto path = directory_ / "socket";
+  {
+    Child killed = start(path);
+    killed.kill(SIGKILL);
+    (void)killed.wait();
+  }
+  ASSERT_TRUE(std::filesystem::is_socket(path));
+  Child next = start(path);
+  next.kill(SIGTERM);
+  EXPECT_TRUE(next.wait().exited(0));
+}
+
+TEST_F(SocketPlace, AStoppingDaemonLeavesTheSocketOfItsSuccessor) {
+  const auto path = directory_ / "socket";
+  Child first = start(path);
+  std::filesystem::remove(path);
+  Child second = start(path);
+  first.kill(SIGTERM);
+  EXPECT_TRUE(first.wait().exited(0));
+  EXPECT_TRUE(answers(path));
+  second.kill(SIGTERM);
+  EXPECT_TRUE(second.wait().exited(0));
+  EXPECT_FALSE(std::filesystem::exists(path));
+}
+
+// The group is there, but this user may not give the socket to it.
+TEST_F(SocketPlace, AFailedStartLeavesNoSocket) {
+  if (::geteuid() != 0) GTEST_SKIP() << "SKIPPED: becoming another user takes root";
+  constexpr uid_t kNobody = 65534;
+  ASSERT_EQ(::chown(directory_.c_str(), kNobody, kNobody), 0) << std::strerror(errno);
+  const auto path = directory_ / "socket";
+  const Ran ran = run("timeout 20 setpriv --reuid 65534 --regid 65534 --clear-groups " +
+                      command(path) + " --socket-group root");
+  EXPECT_EQ(ran.code, 1) << ran.output;
+  EXPECT_NE(ran.output.find("to group root"), std::string::npos) << ran.output;
+  EXPECT_TRUE(std::filesystem::is_empty(directory_));
+}
+
+TEST_F(SocketPlace, ARelativePathNeedsNoDirectory) {
+  std::filesystem::current_path(directory_);
+  Child daemon = start("relative.sock");
+  EXPECT_TRUE(std::filesystem::is_socket(directory_ / "relative.sock"));
+  daemon.kill(SIGTERM);
+  EXPECT_TRUE(daemon.wait().exited(0));
+  EXPECT_TRUE(std::filesystem::is_empty(directory_));
+  std::filesystem::current_path("/");
 }
 
 }  // namespace
