@@ -37,7 +37,7 @@ constexpr std::uint64_t kFewMaps = 65'530;
 struct Obtained {
   UniqueFd fd;
   std::string how;
-  bool user_mode_only = false;
+  bool user_mode_only = false;  // where the daemon has more, that is by a capability of its own
 };
 
 std::optional<long> read_sysctl(const char* path) {
@@ -56,7 +56,9 @@ Result<Obtained> obtain_userfaultfd() {
   const auto call = [](int flags) {
     return UniqueFd{static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | flags))};
   };
-  if (UniqueFd fd = call(0)) return Obtained{std::move(fd), "userfaultfd(2)", false};
+  // A capability lets the daemon have one that its clients, who make their own, do not get.
+  const bool everybody = read_sysctl("/proc/sys/vm/unprivileged_userfaultfd").value_or(1) != 0;
+  if (UniqueFd fd = call(0)) return Obtained{std::move(fd), "userfaultfd(2)", !everybody};
   if (UniqueFd fd = call(UFFD_USER_MODE_ONLY)) {
     return Obtained{std::move(fd), "userfaultfd(2), user mode only", true};
   }
@@ -87,10 +89,11 @@ Finding check_obtain(const Result<Obtained>& obtained) {
         "access to /dev/userfaultfd, or allow userfaultfd in the seccomp profile"};
   }
   if (!obtained->user_mode_only) return {feature, Verdict::ok, "through " + obtained->how, ""};
-  return {feature, Verdict::degraded,
-          "user mode only: a system call that meets an absent page fails with EFAULT",
-          "run as root, or `setfacl -m u:NAME:rw /dev/userfaultfd`, or `sysctl "
-          "vm.unprivileged_userfaultfd=1`"};
+  return {
+      feature, Verdict::degraded,
+      "clients get user mode only: a system call that meets an absent page fails with EFAULT",
+      "give the daemon's user access to the device: `setfacl -m u:USER:rw /dev/userfaultfd`, or "
+      "a udev rule; or `sysctl vm.unprivileged_userfaultfd=1`; or run as root"};
 }
 
 // Asks a fresh userfaultfd for every feature the kernel has; that one is used up by the question.

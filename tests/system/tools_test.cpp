@@ -177,5 +177,23 @@ TEST(Faultlined, ACheckThatCannotBeWrittenFails) {
   EXPECT_EQ(run("(" FAULTLINED_BINARY " --check >/dev/full)").code, 1);
 }
 
+// The daemon's capability is of no use to its clients, who only get what the device gives.
+TEST(Faultlined, CheckTellsWhatClientsGetWithoutTheDevice) {
+  if (::geteuid() != 0) GTEST_SKIP() << "SKIPPED: giving a user a capability takes root";
+  int unprivileged = 0;
+  std::ifstream("/proc/sys/vm/unprivileged_userfaultfd") >> unprivileged;
+  if (unprivileged != 0 || run("setpriv --reuid 65534 test -r /dev/userfaultfd").code == 0) {
+    GTEST_SKIP() << "SKIPPED: everybody may have any userfaultfd here";
+  }
+  const Ran check = run(
+      "setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps +sys_ptrace --ambient-caps "
+      "+sys_ptrace " FAULTLINED_BINARY " --check");
+  EXPECT_EQ(check.code, 0) << check.output;
+  EXPECT_NE(check.output.find("ok        fork events"), std::string::npos) << check.output;
+  EXPECT_NE(check.output.find("degraded  userfaultfd "), std::string::npos) << check.output;
+  EXPECT_NE(check.output.find("setfacl -m u:USER:rw /dev/userfaultfd"), std::string::npos)
+      << check.output;
+}
+
 }  // namespace
 }  // namespace faultline::testing
