@@ -56,8 +56,9 @@ Result<std::shared_ptr<MemoryObject>> ObjectDirectory::create(ObjectSpec spec) {
   if (all_.size() >= limits_.max_objects) {
     forget_dead_locked();
     if (all_.size() >= limits_.max_objects) {
-      return fail(EUSERS,
-                  "creating an object beyond max_objects, " + std::to_string(limits_.max_objects));
+      return fail(EUSERS, "the daemon allows " + std::to_string(limits_.max_objects) +
+                              (limits_.max_objects == 1 ? " object" : " objects") +
+                              " (max_objects)");
     }
   }
   const ObjectId id{next_id_};

@@ -232,11 +232,11 @@ void Server::accept_all() {
 
 std::string Server::why_not(uid_t uid) const {
   if (served_.open.size() >= settings_.max_sessions) {
-    return "connecting beyond max_sessions, " + std::to_string(settings_.max_sessions);
+    return "the daemon allows " + counted(settings_.max_sessions, "connection") + " (max_sessions)";
   }
   if (served_.of(uid) >= settings_.max_sessions_per_user) {
-    return "connecting beyond max_sessions_per_user, " +
-           std::to_string(settings_.max_sessions_per_user);
+    return "the daemon allows " + counted(settings_.max_sessions_per_user, "connection") +
+           " of one user (max_sessions_per_user)";
   }
   return {};
 }
