@@ -70,7 +70,14 @@ Connection::~Connection() {
 
 bool Connection::broken() {
   const std::lock_guard lock(mutex_);
-  return !forked_ && !control_.open();
+  if (!forked_) return !control_.open() || control_.hung_up();
+  // No session yet that could tell. A daemon that came since knows nothing of this process.
+  try {
+    attach_if_forked();
+  } catch (const Failure&) {
+    return true;
+  }
+  return false;
 }
 
 std::uint64_t Connection::generation() {

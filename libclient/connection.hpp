@@ -13,7 +13,8 @@
 //      kernel tells the daemon of no forks, the child starts anew and what it had open is stale.
 //      Mappings of files stay behind in the parent; the child keeps their addresses, without
 //      access.
-//   3. broken: the daemon is gone. Mappings stay; calls fail with EPIPE; the next fl_connect makes
+//   3. broken: the daemon is gone, and hung up. Mappings stay; calls fail with EPIPE; the next
+//   fl_connect makes
 //      a new one. A daemon that stops poisons what is only in a file. Fork does not copy such marks
 //      (it copies no page tables that a fault can fill, kernel/mm/memory.c: vma_needs_copy), so a
 //      child that is forked later gets SIGBUS from the whole mapping, where the kernel would make
@@ -49,6 +50,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   ~Connection();
 
   [[nodiscard]] const std::string& path() const { return path_; }
+  // Whether the daemon that it was made with is gone. In a fork child, attaches to find out.
   [[nodiscard]] bool broken();
 
   // One request; in a fork child, after attaching first. Throws Failure.
