@@ -6,6 +6,8 @@
 
 #include <cstring>
 
+#include "faultline/wire/socket_path.hpp"
+
 namespace faultline::client {
 
 Control::Control(const std::string& path) : path_(path) {
@@ -23,7 +25,7 @@ Control::Control(const std::string& path) : path_(path) {
   } while (result != 0 && errno == EINTR);
   if (result != 0) {
     const int code = errno;
-    const bool absent = code == ENOENT || code == ECONNREFUSED;
+    const bool absent = wire::nobody_listens(code);
     throw Failure(code, attempted + (absent ? " (is faultlined running?)" : ""));
   }
   socket_ = std::move(socket);

@@ -126,6 +126,20 @@ void check_map(const fl_object& object, std::uint64_t offset, std::size_t length
   }
 }
 
+std::shared_ptr<Connection> default_connection() {
+  auto paths = wire::client_socket_paths();
+  const std::string last = std::move(paths.back());
+  paths.pop_back();
+  for (const std::string& path : paths) {
+    try {
+      return faultline::client::connection_to(path);
+    } catch (const Failure& failure) {
+      if (!wire::nobody_listens(failure.code())) throw;
+    }
+  }
+  return faultline::client::connection_to(last);
+}
+
 }  // namespace
 
 extern "C" {
@@ -142,9 +156,9 @@ int fl_connect(const char* socket_path, fl_client** client) {
   return guarded([&] {
     require(client != nullptr, "fl_connect without a place for the client");
     *client = nullptr;
-    const std::string path = socket_path != nullptr ? socket_path : wire::client_socket_path();
-    *client =
-        std::make_unique<fl_client>(fl_client{faultline::client::connection_to(path)}).release();
+    auto connection = socket_path != nullptr ? faultline::client::connection_to(socket_path)
+                                             : default_connection();
+    *client = std::make_unique<fl_client>(fl_client{std::move(connection)}).release();
   });
 }
 

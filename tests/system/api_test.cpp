@@ -96,10 +96,10 @@ struct StrangeSocket {
     path = directory + "/socket";
   }
   ~StrangeSocket() { std::filesystem::remove_all(directory); }
-  void bind() const {
+  void bind(const std::string& name = "/socket") const {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
-    path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+    (directory + name).copy(address.sun_path, sizeof(address.sun_path) - 1);
     const auto* const any = reinterpret_cast<const sockaddr*>(&address);
     EXPECT_EQ(::bind(fd.get(), any, sizeof(address)), 0) << std::strerror(errno);
   }
@@ -212,6 +212,23 @@ TEST(Connecting, WithoutAPathTheEnvironmentTellsTheSocket) {
   std::filesystem::create_directories(runtime / "faultline");
   std::filesystem::create_symlink(daemon.socket(), runtime / "faultline" / "faultlined.sock");
   EXPECT_TRUE(connects("XDG_RUNTIME_DIR", runtime.string()).exited(0));
+}
+
+// What a killed daemon leaves behind is no daemon: the system's is the next to be asked.
+TEST(Connecting, AStaleSocketOfTheUsersOwnDoesNotHideTheSystemsDaemon) {
+  const StrangeSocket stale;
+  std::filesystem::create_directories(std::filesystem::path(stale.directory) / "faultline");
+  stale.bind("/faultline/faultlined.sock");
+  const Outcome outcome = in_child([&] {
+    ::unsetenv("FAULTLINE_SOCKET");
+    ::setenv("XDG_RUNTIME_DIR", stale.directory.c_str(), 1);
+    fl_client* client = nullptr;
+    if (fl_connect(nullptr, &client) == 0) return fl_disconnect(client);  // this machine has one
+    const std::string words = fl_last_error();
+    EXPECT_NE(words.find("/run/faultline/faultlined.sock"), std::string::npos) << words;
+    return words.find(stale.directory) == std::string::npos ? 0 : 1;
+  });
+  EXPECT_TRUE(outcome.exited(0)) << outcome;
 }
 
 TEST(Connecting, ObjectsAndMappingsOutliveTheClient) {

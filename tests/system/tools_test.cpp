@@ -1,9 +1,14 @@
 // What the commands print and how they exit: faultctl, and faultlined's own options.
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <utility>
 
 #include "tests/system/command.hpp"
 #include "tests/system/harness.hpp"
@@ -94,10 +99,63 @@ TEST_F(Faultctl, ExitCodesTellRefusalUsageAndAbsence) {
   EXPECT_NE(nobody.output.find("is faultlined running?"), std::string::npos) << nobody.output;
 }
 
+TEST_F(Faultctl, WrongUsageIsToldInWords) {
+  const std::pair<std::string, std::string> wrongs[] = {
+      {"vmas abc", "PID must be a positive whole number, not abc"},
+      {"vmas 0", "PID must be a positive whole number, not 0"},
+      {"vmas -3", "PID must be a positive whole number, not -3"},
+      {"vmas 12x", "PID must be a positive whole number, not 12x"},
+      {"vmas 4294967297", "PID must be a positive whole number, not 4294967297"},
+      {"vmas 1 2", "one argument too many: 2"},
+      {"bogus", "no such command: bogus"},
+      {"--bogus status", "no such option: --bogus"},
+      {"status --socket " + std::string(200, 'x'), "--socket must be a path of 1 to 107 bytes"},
+  };
+  for (const auto& [arguments, words] : wrongs) {
+    const Ran ran = run(FAULTCTL_BINARY " " + arguments);
+    EXPECT_EQ(ran.code, 2) << arguments;
+    EXPECT_NE(ran.output.find("faultctl: " + words), std::string::npos) << ran.output;
+  }
+}
+
+TEST_F(Faultctl, ADaemonThatDoesNotAnswerIsGivenUp) {
+  ASSERT_EQ(::kill(daemon_.pid(), SIGSTOP), 0);
+  const Ran ran = ctl("status");
+  ASSERT_EQ(::kill(daemon_.pid(), SIGCONT), 0);
+  EXPECT_EQ(ran.code, 3);
+  EXPECT_NE(ran.output.find("no answer within 5 s"), std::string::npos) << ran.output;
+}
+
+TEST_F(Faultctl, AStaleSocketOfTheUsersOwnDoesNotHideTheSystemsDaemon) {
+  const std::string runtime = (daemon_.directory() / "runtime").string();
+  std::filesystem::create_directories(runtime + "/faultline");
+  const UniqueFd socket{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)};
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  (runtime + "/faultline/faultlined.sock").copy(address.sun_path, sizeof(address.sun_path) - 1);
+  ASSERT_EQ(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  const Ran ran =
+      run("env -u FAULTLINE_SOCKET XDG_RUNTIME_DIR=" + runtime + " " FAULTCTL_BINARY " status");
+  EXPECT_EQ(ran.output.find(runtime), std::string::npos) << ran.output;
+  if (ran.code != 0) {
+    EXPECT_NE(ran.output.find("/run/faultline/faultlined.sock"), std::string::npos) << ran.output;
+  }
+}
+
+TEST_F(Faultctl, ACommandsHelpIsItsOwnAndShort) {
+  const Ran help = run(FAULTCTL_BINARY " vmas --help");
+  EXPECT_EQ(help.code, 0);
+  for (const char* word : {"vmas", "PID", "--json", "--socket"}) {
+    EXPECT_NE(help.output.find(word), std::string::npos) << word << "\n" << help.output;
+  }
+  EXPECT_EQ(help.output.find("COLUMNS"), std::string::npos) << help.output;
+}
+
 TEST_F(Faultctl, HelpTellsEveryCommand) {
   const Ran help = run(FAULTCTL_BINARY " --help");
   EXPECT_EQ(help.code, 0);
-  for (const char* word : {"status", "objects", "spaces", "vmas", "--json", "EXIT STATUS"}) {
+  for (const char* word : {"status", "objects", "spaces", "vmas", "--json", "EXIT STATUS", "MODE",
+                           "OPEN", "MAPPED", "FROM", "KIND", "OFFSET", "XDG_RUNTIME_DIR"}) {
     EXPECT_NE(help.output.find(word), std::string::npos) << word;
   }
 }

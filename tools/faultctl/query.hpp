@@ -2,9 +2,11 @@
 // at a daemon takes no userfaultfd.
 #pragma once
 
+#include <chrono>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "faultline/wire/protocol.hpp"
 
@@ -21,6 +23,10 @@ class Refused : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-nlohmann::json ask(const std::string& socket_path, wire::AdminRequest question);
+inline constexpr std::chrono::seconds kAnswerWithin{5};
+
+// The first of the paths at which a daemon listens. Throws Unreachable, also where it says nothing
+// for kAnswerWithin, and Refused.
+nlohmann::json ask(const std::vector<std::string>& socket_paths, wire::AdminRequest question);
 
 }  // namespace faultline::ctl
