@@ -6,6 +6,10 @@
 #ifndef FAULTLINE_FAULTLINE_HPP
 #define FAULTLINE_FAULTLINE_HPP
 
+#if __cplusplus <= 201703L
+#error "faultline.hpp needs C++20 (-std=c++20)"
+#endif
+
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>

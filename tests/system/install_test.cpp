@@ -22,21 +22,37 @@ class Install : public SystemTest {
     SystemTest::TearDown();
   }
 
+  void expect_builds_and_works(const std::string& project,
+                               const std::vector<std::string>& programs) const {
+    const std::string build = (daemon_.directory() / "outside").string();
+    const Ran configured = run("cmake -G Ninja -S " SOURCE_DIRECTORY "/tests/install" + project +
+                               " -B " + build + " -DCMAKE_PREFIX_PATH=" + prefix_);
+    ASSERT_EQ(configured.code, 0) << configured.output;
+    const Ran built = run("cmake --build " + build);
+    ASSERT_EQ(built.code, 0) << built.output;
+    for (const std::string& program : programs) {
+      const Ran ran = run(build + "/" + program);
+      EXPECT_EQ(ran.code, 0) << program << ": " << ran.output;
+      EXPECT_NE(ran.output.find("works"), std::string::npos) << ran.output;
+    }
+  }
+
   std::string prefix_;
 };
 
 TEST_F(Install, AnOutsideProjectFindsThePackageAndRuns) {
-  const std::string build = (daemon_.directory() / "outside").string();
-  const Ran configured = run("cmake -G Ninja -S " SOURCE_DIRECTORY "/tests/install -B " + build +
-                             " -DCMAKE_PREFIX_PATH=" + prefix_);
-  ASSERT_EQ(configured.code, 0) << configured.output;
-  const Ran built = run("cmake --build " + build);
-  ASSERT_EQ(built.code, 0) << built.output;
-  for (const char* program : {"outside_shared", "outside_static", "outside_c"}) {
-    const Ran ran = run(build + "/" + program);
-    EXPECT_EQ(ran.code, 0) << program << ": " << ran.output;
-    EXPECT_NE(ran.output.find("works"), std::string::npos) << ran.output;
-  }
+  expect_builds_and_works("", {"outside_shared", "outside_static", "outside_c"});
+}
+
+TEST_F(Install, AProjectWithoutCxxFindsThePackageAndRuns) {
+  expect_builds_and_works("/c_only", {"c_only"});
+}
+
+TEST_F(Install, AnOlderCxxIsRefusedInWords) {
+  const Ran built = run("c++ -std=c++17 -fsyntax-only -I" + prefix_ +
+                        "/include -x c++ " SOURCE_DIRECTORY "/tests/install/outside.cpp");
+  EXPECT_NE(built.code, 0);
+  EXPECT_NE(built.output.find("faultline.hpp needs C++20"), std::string::npos) << built.output;
 }
 
 TEST_F(Install, PkgConfigTellsWhatACompilerNeeds) {
@@ -52,14 +68,15 @@ TEST_F(Install, PkgConfigTellsWhatACompilerNeeds) {
 }
 
 TEST_F(Install, TheLibraryExportsItsVersionedInterfaceAndNothingElse) {
-  const Ran symbols = run("nm -D --defined-only $(find " + prefix_ + " -name 'libfaultline.so.1')");
+  const Ran symbols =
+      run("nm -D --defined-only $(find " + prefix_ + " -name 'libfaultline.so.0.1')");
   ASSERT_EQ(symbols.code, 0) << symbols.output;
   std::istringstream lines(symbols.output);
   int functions = 0;
   for (std::string line; std::getline(lines, line);) {
-    if (line.find(" A FAULTLINE_1") != std::string::npos) continue;
+    if (line.find(" A FAULTLINE_0.1") != std::string::npos) continue;
     EXPECT_NE(line.find(" T fl_"), std::string::npos) << line;
-    EXPECT_NE(line.find("@@FAULTLINE_1"), std::string::npos) << line;
+    EXPECT_NE(line.find("@@FAULTLINE_0.1"), std::string::npos) << line;
     ++functions;
   }
   EXPECT_EQ(functions, 14);
