@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <faultline/faultline.hpp>
 #include <filesystem>
@@ -140,8 +141,53 @@ Report watch(const faultline::client& client, const faultline::object& object, i
   return report;
 }
 
+// Takes the object's name away as soon as every process has the object open, so that it goes with
+// them.
+class SharedObject {
+ public:
+  SharedObject(const faultline::client& client, int file)
+      : client_(client),
+        name_("cow_workers." + std::to_string(::getpid())),
+        object_(client.create({.name = name_, .file_fd = file})) {}
+  SharedObject(const SharedObject&) = delete;
+  SharedObject& operator=(const SharedObject&) = delete;
+  ~SharedObject() {
+    try {
+      if (!unlinked_) client_.unlink(name_);
+    } catch (const faultline::error& error) {
+      std::cerr << "cow_workers: " << error.what() << '\n';
+    }
+  }
+  // In a child. What the parent has open is of use there only where the daemon is told of forks; by
+  // its name the object opens with every daemon.
+  [[nodiscard]] faultline::object open_in_child() {
+    auto object = client_.open(name_);
+    opened_.close_reader();
+    opened_.close_writer();
+    return object;
+  }
+  // In the parent, when it started the last child.
+  void unlink_when_all_have_it() {
+    opened_.close_writer();
+    char none = 0;
+    while (::read(opened_.reader(), &none, 1) < 0 && errno == EINTR) {
+    }
+    client_.unlink(name_);
+    unlinked_ = true;
+  }
+  [[nodiscard]] const faultline::object& get() const { return object_; }
+
+ private:
+  const faultline::client& client_;
+  std::string name_;
+  faultline::object object_;
+  Pipe opened_;  // at its end when every child has closed it
+  bool unlinked_ = false;
+};
+
 template <typename Body>
 pid_t start(int answer, Body body) {
+  (void)std::fflush(stdout);  // or the child would print what is still in there once more
   const pid_t pid = ::fork();
   if (pid < 0) throw std::system_error(errno, std::generic_category(), "fork");
   if (pid > 0) return pid;
@@ -169,7 +215,13 @@ std::string mib(std::uint64_t bytes) {
   return fmt::format("{:.1f}", static_cast<double>(bytes) / (1 << 20));
 }
 
-void print_row(const std::string& who, const Report& report) {
+// No report: the process failed, and said why.
+void print_row(const std::string& who, const std::optional<Report>& reported) {
+  if (!reported) {
+    fmt::print("{:<10} failed\n", who);
+    return;
+  }
+  const Report& report = *reported;
   fmt::print("{:<10} {:>12} {:>12} {:>9} {:>9} {:>9} {:>9}  {}\n", who,
              mib(report.stats.shared_bytes), mib(report.stats.private_bytes),
              report.stats.missing_faults, report.stats.minor_faults, report.stats.wp_faults,
@@ -184,7 +236,7 @@ int run(const std::string& file, unsigned workers, unsigned every) {
   const std::vector<std::byte> original = read_whole(fd, static_cast<std::size_t>(info.st_size));
 
   const auto client = faultline::client::connect();
-  const auto object = client.create({.file_fd = fd});
+  SharedObject object(client, fd);
   fmt::print("{}: {} MiB; {} workers, each changing one page in {}, and one reader\n\n", file,
              mib(original.size()), workers, every);
 
@@ -192,7 +244,7 @@ int run(const std::string& file, unsigned workers, unsigned every) {
   Pipe watched;
   const pid_t watcher = start(watched.writer(), [&] {
     stop.close_writer();
-    return watch(client, object, stop.reader(), original);
+    return watch(client, object.open_in_child(), stop.reader(), original);
   });
   std::vector<std::unique_ptr<Pipe>> answers;
   std::vector<pid_t> pids;
@@ -200,29 +252,33 @@ int run(const std::string& file, unsigned workers, unsigned every) {
     answers.push_back(std::make_unique<Pipe>());
     pids.push_back(start(answers.back()->writer(), [&] {
       stop.close_writer();
-      return work(client, object, w, every, original);
+      return work(client, object.open_in_child(), w, every, original);
     }));
     answers.back()->close_writer();
   }
   watched.close_writer();
+  object.unlink_when_all_have_it();
 
   fmt::print("{:<10} {:>12} {:>12} {:>9} {:>9} {:>9} {:>9}\n", "process", "shared MiB",
              "private MiB", "missing", "minor", "wp", "copied");
   bool right = true;
+  unsigned failed = 0;
   std::uint64_t private_bytes = 0;
   for (unsigned w = 0; w < workers; ++w) {
     const auto report = collect(pids[w], answers[w]->reader());
-    right = right && report && report->wrong_bytes == 0;
-    print_row("worker " + std::to_string(w), report.value_or(Report{.wrong_bytes = 1}));
+    print_row("worker " + std::to_string(w), report);
+    failed += report ? 0U : 1U;
+    right = right && (!report || report->wrong_bytes == 0);
     if (report) private_bytes += report->stats.private_bytes;
   }
   stop.close_writer();
   const auto seen = collect(watcher, watched.reader());
-  right = right && seen && seen->wrong_bytes == 0;
-  print_row("reader", seen.value_or(Report{.wrong_bytes = 1}));
+  print_row("reader", seen);
+  failed += seen ? 0U : 1U;
+  right = right && (!seen || seen->wrong_bytes == 0);
 
-  const fl_object_info object_info = object.info();
-  const auto shared = object.map(faultline::sharing::shared, faultline::protection::read);
+  const fl_object_info object_info = object.get().info();
+  const auto shared = object.get().map(faultline::sharing::shared, faultline::protection::read);
   const bool object_right = std::memcmp(shared.data(), original.data(), original.size()) == 0;
   right = right && object_right;
   const std::uint64_t used = object_info.resident_bytes + private_bytes;
@@ -231,8 +287,10 @@ int run(const std::string& file, unsigned workers, unsigned every) {
              seen ? seen->passes : 0);
   fmt::print("memory: {} MiB, where {} plain copies take {} MiB\n", mib(used), workers + 1,
              mib(original.size() * (workers + 1)));
-  fmt::print("{}\n", right ? "every byte is right" : "WRONG CONTENT");
-  return right ? 0 : 1;
+  if (!right) fmt::print("WRONG CONTENT\n");
+  if (failed != 0) fmt::print("{} process{} failed\n", failed, failed == 1 ? "" : "es");
+  if (right && failed == 0) fmt::print("every byte is right\n");
+  return right && failed == 0 ? 0 : 1;
 }
 
 }  // namespace

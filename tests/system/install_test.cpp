@@ -93,5 +93,33 @@ TEST_F(Install, TheExamplesRun) {
   EXPECT_NE(workers.output.find("every byte is right"), std::string::npos) << workers.output;
 }
 
+TEST_F(Install, TheExamplesRunWithADaemonThatIsNotToldOfForks) {
+  constexpr uid_t kNobody = 65534;
+  const Daemon daemon({}, kNobody);
+  ::setenv("FAULTLINE_SOCKET", daemon.socket().c_str(), 1);
+  const PatternFile file(777 * kPage + 99);
+  const Ran hello = run(EXAMPLES_DIRECTORY "/hello_region");
+  EXPECT_EQ(hello.code, 0) << hello.output;
+  const Ran workers = run(EXAMPLES_DIRECTORY "/cow_workers --workers 3 --every 5 /proc/" +
+                          std::to_string(::getpid()) + "/fd/" + std::to_string(file.fd()));
+  EXPECT_EQ(workers.code, 0) << workers.output;
+  EXPECT_NE(workers.output.find("every byte is right"), std::string::npos) << workers.output;
+  EXPECT_EQ(daemon.ask(wire::AdminQuery::objects)["objects"].size(), 0U)
+      << "its name was taken back";
+}
+
+TEST_F(Install, AnExampleSaysWhichProcessesFailed) {
+  const Daemon daemon({"--max-sessions-per-user", "2"});
+  ::setenv("FAULTLINE_SOCKET", daemon.socket().c_str(), 1);
+  const PatternFile file(7 * kPage);
+  const Ran workers = run(EXAMPLES_DIRECTORY "/cow_workers --workers 3 /proc/" +
+                          std::to_string(::getpid()) + "/fd/" + std::to_string(file.fd()));
+  EXPECT_EQ(workers.code, 1) << workers.output;
+  EXPECT_NE(workers.output.find(" failed\n"), std::string::npos) << workers.output;
+  EXPECT_EQ(workers.output.find("WRONG"), std::string::npos) << workers.output;
+  const auto heading = workers.output.find("3 workers");
+  EXPECT_EQ(workers.output.find("3 workers", heading + 1), std::string::npos) << workers.output;
+}
+
 }  // namespace
 }  // namespace faultline::testing
