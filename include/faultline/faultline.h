@@ -45,8 +45,9 @@ FL_API const char* fl_last_error(void);
 /* Connects to the daemon at socket_path. NULL: $FAULTLINE_SOCKET, else the user's own daemon
  * ($XDG_RUNTIME_DIR/faultline/faultlined.sock) where one listens, else
  * /run/faultline/faultlined.sock. The same path again gives the same connection, counted. Errors:
- * ENOENT or ECONNREFUSED no daemon there; EACCES the socket's mode forbids it; EPROTO another
- * protocol version; EPERM no userfaultfd to be had; EUSERS a limit of the daemon's is reached. */
+ * ENOENT or ECONNREFUSED no daemon there (with NULL, at neither socket); EACCES the socket's mode
+ * forbids it; EPROTO another protocol version; EPERM no userfaultfd to be had; EUSERS a limit of
+ * the daemon's is reached. */
 FL_API int fl_connect(const char* socket_path, fl_client** client);
 
 /* Gives the handle back. The connection itself ends when its last handle, object and mapping is
@@ -64,7 +65,8 @@ typedef struct fl_object_spec {
   /* Bytes. Rounded up to whole pages; the rest of the last page reads zero. With a file, 0 means
    * "to the end of the file". */
   uint64_t size;
-  /* Permission bits, as open(2)'s mode: who may open it by its name; 0600 keeps it to oneself. */
+  /* Permission bits, as open(2)'s mode: who may open it by its name. 0600 keeps it to oneself; 0:
+   * nobody but root can open it by name, its maker included. */
   uint32_t mode;
   /* FL_FROM_FILE or 0. */
   uint32_t flags;
@@ -81,9 +83,10 @@ typedef struct fl_object_spec {
 #define FL_FROM_FILE (1u << 0)
 
 /* Makes an object and opens it for reading and writing.
- * Errors: EINVAL size 0, an unknown flag, a bad name, offset or page size; EEXIST the name is
- * taken; EFBIG larger than the daemon allows; EBADF file_fd is not open for reading; ENODEV it is
- * not a regular file; EUSERS a limit of the daemon's is reached; ENOMEM. */
+ * Errors: EINVAL a struct_size that is not sizeof(fl_object_spec), size 0, a size beyond the end of
+ * the file, a mode beyond 0777, an unknown flag, a bad name, offset or page size; EEXIST the name
+ * is taken; EFBIG larger than the daemon allows; EBADF file_fd is not open for reading; ENODEV it
+ * is not a regular file; EUSERS a limit of the daemon's is reached; ENOMEM. */
 FL_API int fl_object_create(fl_client* client, const fl_object_spec* spec, fl_object** object);
 
 #define FL_READ_ONLY 1u
@@ -113,7 +116,9 @@ FL_API int fl_object_stat(fl_object* object, fl_object_info* info);
  * Errors: ENOENT; EACCES neither the owner nor root. */
 FL_API int fl_object_unlink(fl_client* client, const char* name);
 
-/* Closes the handle; mappings of the object stay. NULL is allowed. */
+/* Closes the handle; mappings of the object stay. NULL is allowed. Errors: EPIPE the daemon is
+ * gone; ESTALE opened before a fork, with a daemon that is not told of forks. The handle is gone
+ * all the same. */
 FL_API int fl_object_close(fl_object* object);
 
 /* The object's memfd, read-only where the object was opened so; it stays the library's. Its file
@@ -127,14 +132,17 @@ FL_API int fl_object_fd(const fl_object* object);
 #define FL_MAP_WRITE (1u << 2)   /* writable; without it stores raise SIGSEGV */
 
 /* Maps [offset, offset + length) of the object at an address of the kernel's choice. Pages are
- * supplied by the daemon when they are touched, in user code and inside system calls alike. Errors:
- * EINVAL unaligned, zero or past the object's end, or not exactly one of shared and private; EACCES
- * shared and writable on a read-only object; ENOMEM; EPIPE the daemon is gone. */
+ * supplied by the daemon when they are touched, in user code and inside system calls alike; from a
+ * daemon without /dev/userfaultfd (docs/limits.md, user mode only), system calls fail with EFAULT
+ * on pages that were not touched yet. Errors: EINVAL unaligned, zero or past the object's end, or
+ * not exactly one of shared and private; EACCES shared and writable on a read-only object; ENOMEM;
+ * EPIPE the daemon is gone. */
 FL_API int fl_map(fl_object* object, uint64_t offset, size_t length, uint32_t flags,
                   void** address);
 
-/* Unmaps whole pages of mappings made by fl_map; private pages in them are lost.
- * Errors: EINVAL unaligned or zero. */
+/* Unmaps whole pages of mappings made by fl_map; private pages in them are lost. Where it fails,
+ * nothing is unmapped. Errors: EINVAL unaligned or zero, or a range that is not all mapped by
+ * fl_map; ENOMEM the process has no mappings left for the rest on either side. */
 FL_API int fl_unmap(fl_client* client, void* address, size_t length);
 
 /* Counters since the mapping was made, or since the process was first seen; bytes as of now. */

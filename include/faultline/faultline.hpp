@@ -111,8 +111,10 @@ class object {
   [[nodiscard]] mapping map(sharing kind, protection rights = protection::read_write,
                             std::uint64_t offset = 0,
                             std::optional<std::size_t> length = std::nullopt) const {
-    const std::uint64_t size = info().size;
-    const std::size_t bytes = length.value_or(size > offset ? size - offset : 0);
+    const fl_object_info info = this->info();
+    const std::uint64_t size = info.size;
+    // At or past the end, one page, which fl_map refuses for what it is.
+    const std::size_t bytes = length.value_or(size > offset ? size - offset : info.page_size);
     void* address = nullptr;
     detail::check(fl_map(object_.get(), offset, bytes,
                          static_cast<std::uint32_t>(kind) | static_cast<std::uint32_t>(rights),

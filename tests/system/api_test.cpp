@@ -756,8 +756,8 @@ TEST_F(Cpp, FailuresAreThrownWithErrnoAndWords) {
     return [&table, offset] { (void)table.map(sharing::shared, protection::read, offset); };
   };
   EXPECT_EQ(thrown(map_at(1), "multiple"), EINVAL);
-  EXPECT_EQ(thrown(map_at(2 * kPage), "no bytes"), EINVAL);
-  EXPECT_EQ(thrown(map_at(~std::uint64_t{0} - kPage + 1), "no bytes"), EINVAL);
+  EXPECT_EQ(thrown(map_at(2 * kPage), "past the end"), EINVAL);
+  EXPECT_EQ(thrown(map_at(~std::uint64_t{0} - kPage + 1), "past the end"), EINVAL);
   EXPECT_EQ(thrown(map_at(0), ""), 0);
   daemon.unlink("table");
 }
