@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -30,11 +31,21 @@ std::optional<kernel::PageMap> page_map_of(pid_t pid) {
   return std::move(*map);
 }
 
-void add_resident(wire::Stats& stats, const kernel::PageMap& map, const space::Vma& vma) {
-  const auto pages = map.scan(vma.start, vma.length());
+// A page of the object that is swapped out leaves nothing in a page table: in a shared mapping
+// there are marks alone. In a private one, all are swapped but those that are known to be poisoned.
+std::uint64_t swapped_bytes(const kernel::ResidentPages& pages, const VmaSnapshot& snapshot) {
+  if (snapshot.vma.sharing == space::Sharing::shared) return 0;
+  const std::uint64_t bytes = kBasePage.bytes(pages.swapped_or_marked).value();
+  const std::uint64_t poisoned =
+      snapshot.vma.page_size().bytes().value() * snapshot.counters.poisoned;
+  return bytes - std::min(bytes, poisoned);
+}
+
+void add_resident(wire::Stats& stats, const kernel::PageMap& map, const VmaSnapshot& snapshot) {
+  const auto pages = map.scan(snapshot.vma.start, snapshot.vma.length());
   if (!pages) return;
   stats.shared_bytes += kBasePage.bytes(pages->shared).value();
-  stats.private_bytes += kBasePage.bytes(pages->private_).value();
+  stats.private_bytes += kBasePage.bytes(pages->private_).value() + swapped_bytes(*pages, snapshot);
   stats.resident_bytes = stats.shared_bytes + stats.private_bytes;
 }
 
@@ -58,7 +69,7 @@ wire::Stats stats_of_vma(const VmaSnapshot& snapshot, const std::optional<kernel
   stats.start = snapshot.vma.start.value();
   stats.length = snapshot.vma.length().value();
   stats.mappings = 1;
-  if (map) add_resident(stats, *map, snapshot.vma);
+  if (map) add_resident(stats, *map, snapshot);
   return stats;
 }
 
@@ -182,7 +193,7 @@ wire::Stats to_stats(const SpaceSnapshot& space) {
   for (const VmaSnapshot& snapshot : space.vmas) {
     stats.length += snapshot.vma.length().value();
     ++stats.mappings;
-    if (map) add_resident(stats, *map, snapshot.vma);
+    if (map) add_resident(stats, *map, snapshot);
   }
   return stats;
 }

@@ -69,7 +69,8 @@ Result<ResidentPages> PageMap::scan(Vaddr start, ByteCount length) const {
       const bool of_file = (region.categories & uapi::kPageIsFile) != 0;
       const bool present = (region.categories & uapi::kPageIsPresent) != 0;
       if (of_file && present) pages.shared = pages.shared + n;
-      if (!of_file) pages.private_ = pages.private_ + n;
+      if (!of_file && present) pages.private_ = pages.private_ + n;
+      if (!of_file && !present) pages.swapped_or_marked = pages.swapped_or_marked + n;
     }
     if (request.walk_end <= at) break;
     at = request.walk_end;

@@ -30,7 +30,10 @@ std::string process_name(pid_t pid);
 
 struct ResidentPages {
   PageCount shared;    // pages of a file or memfd
-  PageCount private_;  // anonymous pages, swapped ones included
+  PageCount private_;  // anonymous pages in memory
+  // Swapped anonymous pages, and marks (poison, or write protection of a page that is not there),
+  // which PAGEMAP_SCAN shows alike.
+  PageCount swapped_or_marked;
 };
 
 // Asks the kernel's own page table (PAGEMAP_SCAN, Linux 6.7) about [start, start + length) of a

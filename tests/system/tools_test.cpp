@@ -142,6 +142,28 @@ TEST_F(Faultctl, AStaleSocketOfTheUsersOwnDoesNotHideTheSystemsDaemon) {
   }
 }
 
+// Nothing is there where a page is poisoned.
+TEST_F(Faultctl, APoisonedPageIsNoMemory) {
+  const PatternFile file(8 * kPage);
+  const Object object = create_from(client_, file.fd());
+  for (const std::uint32_t flags : {FL_MAP_SHARED, FL_MAP_PRIVATE | FL_MAP_WRITE}) {
+    const auto view = map(object, 8 * kPage, flags);
+    touch(view[0]);
+    file.truncate(kPage);
+    EXPECT_TRUE(in_child([&] { return touch(view[7 * kPage]); }).killed_by(SIGBUS));
+    std::array<int, 2> ends{};
+    ASSERT_EQ(::pipe(ends.data()), 0);
+    EXPECT_EQ(::write(ends[1], &view[6 * kPage], 1), -1) << "poisoned here";
+    EXPECT_EQ(::close(ends[0]) + ::close(ends[1]), 0);
+    const fl_stats stats = stats_of(client_, view.data());
+    EXPECT_EQ(stats.poisoned_pages, 1U);
+    EXPECT_EQ(stats.shared_bytes, kPage);
+    EXPECT_EQ(stats.private_bytes, 0U);
+    EXPECT_EQ(stats.resident_bytes, kPage);
+    EXPECT_EQ(fl_unmap(client_, view.data(), view.size()), 0) << fl_last_error();
+  }
+}
+
 TEST_F(Faultctl, ACommandsHelpIsItsOwnAndShort) {
   const Ran help = run(FAULTCTL_BINARY " vmas --help");
   EXPECT_EQ(help.code, 0);
