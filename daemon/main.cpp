@@ -96,6 +96,11 @@ void log_to_standard_error() {
   spdlog::set_default_logger(std::make_shared<spdlog::logger>("", std::move(sink)));
 }
 
+void log_settings(const Settings& settings) {
+  std::istringstream lines(faultline::server::describe(settings));
+  for (std::string line; std::getline(lines, line);) spdlog::info("setting {}", line);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -175,8 +180,7 @@ int main(int argc, char** argv) {
     std::cerr << "faultlined: this machine cannot run it:\n" << faultline::kernel::render(findings);
     return kExitFailure;
   }
-  std::istringstream lines(faultline::server::describe(settings));
-  for (std::string line; std::getline(lines, line);) spdlog::info("setting {}", line);
+  log_settings(settings);
 
   raise_descriptor_limit();
   (void)std::signal(SIGPIPE, SIG_IGN);
