@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <utility>
+#include <vector>
 
 #include "tests/system/command.hpp"
 #include "tests/system/harness.hpp"
@@ -100,7 +101,7 @@ TEST_F(Faultctl, ExitCodesTellRefusalUsageAndAbsence) {
 }
 
 TEST_F(Faultctl, WrongUsageIsToldInWords) {
-  const std::pair<std::string, std::string> wrongs[] = {
+  const std::vector<std::pair<std::string, std::string>> wrongs = {
       {"vmas abc", "PID must be a positive whole number, not abc"},
       {"vmas 0", "PID must be a positive whole number, not 0"},
       {"vmas -3", "PID must be a positive whole number, not -3"},
