@@ -1,6 +1,7 @@
 #include "daemon/kernel/closer.hpp"
 
 #include <pthread.h>
+#include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
 
@@ -60,6 +61,9 @@ class Closer : public std::enable_shared_from_this<Closer> {
 
   [[noreturn]] void run() {
     ::pthread_setname_np(::pthread_self(), "closer");
+    sigset_t all{};  // signals are for others, who may have ended
+    ::sigfillset(&all);
+    (void)::pthread_sigmask(SIG_BLOCK, &all, nullptr);
     for (;;) {
       UniqueFd fd = next();
       // Waits for whoever holds the socket's lock: here, and not in the caller. ENOTSOCK else.

@@ -181,6 +181,11 @@ bool Server::run() {
 }
 
 void Server::stop() {
+  // A second signal must not end the process on its way out, when the handlers are gone. What other
+  // threads there are then block signals too: those made from here on by this, the closers always.
+  sigset_t all{};
+  ::sigfillset(&all);
+  (void)::pthread_sigmask(SIG_BLOCK, &all, nullptr);
   socket_file_.remove();
   hang_up(kernel::ForeignFd{listener_.release()});
   accept_pause_.cancel();

@@ -105,6 +105,25 @@ TEST(Shutdown, ASecondDaemonOnTheSameSocketIsRefusedAndAStaleSocketIsReplaced) {
 }
 
 // A terminal that is closed, and Ctrl-\\ in it.
+TEST(Shutdown, SignalsOnTheWayOutChangeNothing) {
+  for (int round = 0; round < 20; ++round) {
+    Daemon daemon;
+    const Client client = connect(daemon.socket());
+    const auto memory = map(create(client, kPage), kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+    memory[0] = kOne;
+    ::kill(daemon.pid(), SIGTERM);
+    // Until it is a zombie, which takes any signal and minds none.
+    siginfo_t ended{};
+    while (::waitid(P_PID, static_cast<id_t>(daemon.pid()), &ended, WEXITED | WNOHANG | WNOWAIT) ==
+               0 &&
+           ended.si_pid == 0) {
+      ::kill(daemon.pid(), round % 2 == 0 ? SIGTERM : SIGQUIT);
+    }
+    const int status = daemon.stop();
+    ASSERT_TRUE(Outcome{status}.exited(0)) << Outcome{status} << ", round " << round;
+  }
+}
+
 TEST(Shutdown, OfATerminalIsAsOrderly) {
   (void)::signal(SIGHUP, SIG_DFL);  // the test itself may run under nohup(1)
   for (const int signal : {SIGHUP, SIGQUIT}) {
