@@ -1,7 +1,6 @@
 #include "daemon/kernel/closer.hpp"
 
 #include <pthread.h>
-#include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
 
@@ -12,6 +11,8 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+
+#include "daemon/kernel/signals.hpp"
 
 namespace faultline::kernel {
 
@@ -50,6 +51,7 @@ class Closer : public std::enable_shared_from_this<Closer> {
 
  private:
   void start_thread() {
+    const SignalsBlocked none_for_it;
     try {
       std::thread([self = shared_from_this()] { self->run(); }).detach();
     } catch (const std::system_error&) {
@@ -61,9 +63,6 @@ class Closer : public std::enable_shared_from_this<Closer> {
 
   [[noreturn]] void run() {
     ::pthread_setname_np(::pthread_self(), "closer");
-    sigset_t all{};  // signals are for others, who may have ended
-    ::sigfillset(&all);
-    (void)::pthread_sigmask(SIG_BLOCK, &all, nullptr);
     for (;;) {
       UniqueFd fd = next();
       // Waits for whoever holds the socket's lock: here, and not in the caller. ENOTSOCK else.

@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <utility>
 
+#include "daemon/kernel/signals.hpp"
+
 namespace faultline::memory {
 
 namespace {
@@ -18,6 +20,7 @@ Result<std::unique_ptr<FilePager>> FilePager::create() {
   auto mailbox = kernel::Mailbox::create();
   if (!mailbox) return propagate(mailbox);
   std::unique_ptr<FilePager> pager{new FilePager(std::move(*ring), std::move(*mailbox))};
+  const kernel::SignalsBlocked none_for_it;
   pager->thread_ = std::thread([self = pager.get()] { self->run(); });
   return pager;
 }

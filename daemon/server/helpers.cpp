@@ -6,6 +6,8 @@
 #include <system_error>
 #include <thread>
 
+#include "daemon/kernel/signals.hpp"
+
 namespace faultline::server {
 
 namespace {
@@ -25,6 +27,7 @@ bool join_until(asio::thread_pool& pool, std::chrono::steady_clock::time_point d
 
 asio::thread_pool& Helpers::of(uid_t uid) {
   std::unique_ptr<asio::thread_pool>& pool = by_user_[uid];
+  const kernel::SignalsBlocked none_for_it;
   try {
     if (!pool) pool = std::make_unique<asio::thread_pool>(1);
     return *pool;

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "daemon/admin/report.hpp"
+#include "daemon/kernel/signals.hpp"
 
 namespace faultline::server {
 
@@ -126,6 +127,8 @@ Server::~Server() = default;
 
 Result<std::unique_ptr<Server>> Server::create(const Settings& settings,
                                                const kernel::KernelSupport& support) {
+  // The thread that calls run() gets the signals, and none of those that are made here.
+  const kernel::SignalsBlocked none_for_others;
   std::unique_ptr<Server> server{new Server(settings, support)};
   server->userfaultfd_device_ = UniqueFd{::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC)};
   auto spaces = space::SpaceService::create(
@@ -181,8 +184,8 @@ bool Server::run() {
 }
 
 void Server::stop() {
-  // A second signal must not end the process on its way out, when the handlers are gone. What other
-  // threads there are then block signals too: those made from here on by this, the closers always.
+  // A second signal must not end the process on its way out, when the handlers are gone. All other
+  // threads block signals from their first instruction.
   sigset_t all{};
   ::sigfillset(&all);
   (void)::pthread_sigmask(SIG_BLOCK, &all, nullptr);

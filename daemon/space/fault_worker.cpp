@@ -6,6 +6,8 @@
 
 #include <cstdlib>
 
+#include "daemon/kernel/signals.hpp"
+
 namespace faultline::space {
 
 namespace {
@@ -19,6 +21,7 @@ Result<std::unique_ptr<FaultWorker>> FaultWorker::create(unsigned index, SpaceRe
   if (!mailbox) return propagate(mailbox);
   std::unique_ptr<FaultWorker> worker{
       new FaultWorker(index, registry, std::move(*ring), std::move(*mailbox))};
+  const kernel::SignalsBlocked none_for_it;
   worker->thread_ = std::thread([self = worker.get()] { self->run(); });
   return worker;
 }
