@@ -150,7 +150,6 @@ json status_report(const DaemonStatus& status, const memory::ObjectDirectory& ob
       {"socket", status.socket_path},
       {"uptime_seconds", status.uptime.count()},
       {"workers", status.workers},
-      {"silent_workers", overview.silent_workers},
       {"sessions", status.sessions},
       {"spaces", overview.spaces.size()},
       {"objects", all.size()},
@@ -163,6 +162,14 @@ json status_report(const DaemonStatus& status, const memory::ObjectDirectory& ob
         {"write_protect", total.write_protect},
         {"writes", total.writes}}},
       {"poisoned_pages", total.poisoned},
+      {"reclamation",
+       {{"pending", overview.reclamation.pending},
+        {"grace_periods", overview.reclamation.grace_periods},
+        {"freed", overview.reclamation.callbacks_run},
+        {"oldest_reader_ms",
+         std::chrono::duration_cast<std::chrono::milliseconds>(overview.reclamation.oldest_section)
+             .count()},
+        {"oldest_reader_thread", overview.reclamation.oldest_thread}}},
   };
 }
 

@@ -201,7 +201,7 @@ Finding check_read_now(const Result<Userfaultfd>& uffd) {
   const std::string feature = "reading a userfaultfd without blocking";
   std::array<uffd_msg, 1> message{};
   if (uffd && uffd->read_now(message)) return {feature, Verdict::ok, "RWF_NOWAIT works", ""};
-  return {feature, Verdict::degraded, "faults behind an event wait for the next completion",
+  return {feature, Verdict::missing, "a client could keep a fault worker waiting in read(2)",
           "boot Linux 6.10 or newer"};
 }
 
@@ -273,6 +273,15 @@ Finding check_pagemap() {
           "boot Linux 6.7 or newer with CONFIG_PROC_PAGE_MONITOR"};
 }
 
+Finding check_procmap_query() {
+  static const char here = 0;
+  const auto mapping = mapping_at(::getpid(), Vaddr{reinterpret_cast<std::uintptr_t>(&here)});
+  if (mapping && *mapping) return {"PROCMAP_QUERY", Verdict::ok, "tried", ""};
+  return {"PROCMAP_QUERY", Verdict::degraded,
+          "what a client grows with mremap(2) itself, and not with fl_remap, raises SIGBUS",
+          "boot Linux 6.11 or newer, and mount /proc"};
+}
+
 Finding check_descriptors() {
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);
@@ -328,6 +337,7 @@ std::vector<Finding> check_features() {
   findings.push_back(check_io_uring());
   findings.push_back(check_memfd());
   findings.push_back(check_pagemap());
+  findings.push_back(check_procmap_query());
   findings.push_back(check_descriptors());
   findings.push_back(check_map_count());
   return findings;

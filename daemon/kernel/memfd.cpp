@@ -33,7 +33,9 @@ Result<Memfd> Memfd::create(const std::string& name, ByteCount size) {
   if (::fcntl(writable.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
     return fail_errno("sealing memfd " + name);
   }
-  return Memfd{std::move(writable), std::move(read_only)};
+  struct stat info {};
+  if (::fstat(writable.get(), &info) != 0) return fail_errno("looking at memfd " + name);
+  return Memfd{std::move(writable), std::move(read_only), info.st_ino};
 }
 
 Result<bool> Memfd::holds(ByteCount offset, ByteCount length) const {

@@ -9,6 +9,7 @@
 // memory by this).
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "daemon/kernel/error.hpp"
@@ -25,17 +26,21 @@ class Memfd {
   [[nodiscard]] int writable_fd() const { return writable_.get(); }
   [[nodiscard]] int read_only_fd() const { return read_only_.get(); }
 
+  // By which /proc/PID/maps tells whose memory a mapping is. Of its own among all memfds that live.
+  [[nodiscard]] std::uint64_t inode() const { return inode_; }
+
   // Whether there is any page in the range, in memory or swapped out.
   [[nodiscard]] Result<bool> holds(ByteCount offset, ByteCount length) const;
   // Bytes of memory in use.
   [[nodiscard]] ByteCount allocated() const;
 
  private:
-  Memfd(UniqueFd writable, UniqueFd read_only)
-      : writable_(std::move(writable)), read_only_(std::move(read_only)) {}
+  Memfd(UniqueFd writable, UniqueFd read_only, std::uint64_t inode)
+      : writable_(std::move(writable)), read_only_(std::move(read_only)), inode_(inode) {}
 
   UniqueFd writable_;
   UniqueFd read_only_;
+  std::uint64_t inode_;
 };
 
 }  // namespace faultline::kernel

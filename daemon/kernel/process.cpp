@@ -78,4 +78,23 @@ Result<ResidentPages> PageMap::scan(Vaddr start, ByteCount length) const {
   return pages;
 }
 
+Result<std::optional<KernelMapping>> mapping_at(pid_t pid, Vaddr address) {
+  const std::string path = "/proc/" + std::to_string(pid) + "/maps";
+  const UniqueFd fd{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  if (!fd) return fail_errno("opening " + path);
+  uapi::ProcmapQuery query{};
+  query.size = sizeof(query);
+  query.query_addr = address.value();
+  if (::ioctl(fd.get(), uapi::kIoctlProcmapQuery, &query) != 0) {
+    if (errno == ENOENT) return std::nullopt;
+    return fail_errno("asking " + path + " about address " + std::to_string(address.value()));
+  }
+  return KernelMapping{.start = Vaddr{query.vma_start},
+                       .end = Vaddr{query.vma_end},
+                       .offset = ByteCount{query.vma_offset},
+                       .inode = query.inode,
+                       .writable = (query.vma_flags & uapi::kVmaWritable) != 0,
+                       .shared = (query.vma_flags & uapi::kVmaShared) != 0};
+}
+
 }  // namespace faultline::kernel

@@ -48,4 +48,19 @@ class PageMap {
   UniqueFd fd_;
 };
 
+// One mapping of a process, as the kernel has it.
+struct KernelMapping {
+  Vaddr start;
+  Vaddr end;
+  ByteCount offset;         // of start, in the file
+  std::uint64_t inode = 0;  // 0: no file
+  bool writable = false;
+  bool shared = false;
+};
+
+// The mapping that holds an address (PROCMAP_QUERY, Linux 6.11); nothing where there is none. Waits
+// for the process's memory map, as an ioctl on its userfaultfd does. Errors: ESRCH, EACCES; ENOTTY
+// from an older kernel.
+Result<std::optional<KernelMapping>> mapping_at(pid_t pid, Vaddr address);
+
 }  // namespace faultline::kernel

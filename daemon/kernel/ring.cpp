@@ -1,5 +1,6 @@
 #include "daemon/kernel/ring.hpp"
 
+#include <poll.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -69,6 +70,12 @@ void Ring::read(RingOperation& op, int fd, std::span<std::byte> into, std::int64
   io_uring_sqe* entry = next_entry();
   ::io_uring_prep_read(entry, fd, into.data(), static_cast<unsigned>(into.size()),
                        static_cast<std::uint64_t>(offset));
+  start(entry, op);
+}
+
+void Ring::await_readable(RingOperation& op, int fd) {
+  io_uring_sqe* entry = next_entry();
+  ::io_uring_prep_poll_add(entry, fd, POLLIN);
   start(entry, op);
 }
 

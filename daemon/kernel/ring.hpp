@@ -46,6 +46,8 @@ class Ring {
 
   // At the file's own position when offset is -1 (pipes, eventfds, userfaultfds).
   void read(RingOperation& op, int fd, std::span<std::byte> into, std::int64_t offset);
+  // Completes once with what poll(2) would return in revents, as soon as there is anything to read.
+  void await_readable(RingOperation& op, int fd);
   void timeout(RingOperation& op, std::chrono::nanoseconds after);
   // Asks for an early end; the operation still completes, with -ECANCELED where the request won.
   void cancel(RingOperation& op);

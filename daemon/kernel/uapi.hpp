@@ -62,6 +62,29 @@ inline constexpr std::uint64_t kPageIsFile = std::uint64_t{1} << 2;
 inline constexpr std::uint64_t kPageIsPresent = std::uint64_t{1} << 3;
 inline constexpr std::uint64_t kPageIsSwapped = std::uint64_t{1} << 4;
 
+// linux/fs.h, Linux 6.11: asks /proc/PID/maps about one address
+struct ProcmapQuery {
+  __u64 size;
+  __u64 query_flags;
+  __u64 query_addr;
+  __u64 vma_start;
+  __u64 vma_end;
+  __u64 vma_flags;
+  __u64 vma_page_size;
+  __u64 vma_offset;
+  __u64 inode;
+  __u32 dev_major;
+  __u32 dev_minor;
+  __u32 vma_name_size;
+  __u32 build_id_size;
+  __u64 vma_name_addr;
+  __u64 build_id_addr;
+};
+inline constexpr unsigned long kIoctlProcmapQuery = _IOWR('f', 17, ProcmapQuery);
+inline constexpr std::uint64_t kVmaReadable = std::uint64_t{1} << 0;
+inline constexpr std::uint64_t kVmaWritable = std::uint64_t{1} << 1;
+inline constexpr std::uint64_t kVmaShared = std::uint64_t{1} << 3;
+
 // sys/socket.h, Linux 6.5
 inline constexpr int kSoPeerPidfd = 77;
 

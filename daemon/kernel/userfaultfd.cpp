@@ -56,12 +56,12 @@ Result<Userfaultfd> Userfaultfd::adopt(ForeignFd fd) {
   // A refused UFFDIO_API leaves the userfaultfd as it was, so the second try is allowed.
   uffdio_api api{UFFD_API, kNeededFeatures | UFFD_FEATURE_EVENT_FORK, 0};
   if (::ioctl(fd.get(), UFFDIO_API, &api) == 0) {
-    return Userfaultfd{std::move(fd), Features{.fork_events = true}};
+    return Userfaultfd{std::move(fd), Features{.fork_events = true}, Holders::client_too};
   }
   if (errno == EPERM) {
     api = {UFFD_API, kNeededFeatures, 0};
     if (::ioctl(fd.get(), UFFDIO_API, &api) == 0) {
-      return Userfaultfd{std::move(fd), Features{.fork_events = false}};
+      return Userfaultfd{std::move(fd), Features{.fork_events = false}, Holders::client_too};
     }
   }
   if (errno == EINVAL && api.ioctls == 0 && api.features == 0) {
@@ -77,7 +77,7 @@ Userfaultfd Userfaultfd::from_fork_event(UniqueFd fd, Features features) {
   // none. Neither call can fail on a descriptor that was just installed.
   (void)::fcntl(fd.get(), F_SETFL, ::fcntl(fd.get(), F_GETFL) | O_NONBLOCK);
   (void)::fcntl(fd.get(), F_SETFD, FD_CLOEXEC);
-  return Userfaultfd{ForeignFd{std::move(fd)}, features};
+  return Userfaultfd{ForeignFd{std::move(fd)}, features, Holders::daemon_alone};
 }
 
 Status Userfaultfd::register_object_range(Vaddr start, ByteCount length) const {
@@ -156,9 +156,18 @@ int Userfaultfd::probe() const {
   return errno == ENOENT ? 0 : errno;
 }
 
+void Userfaultfd::make_nonblocking() const {
+  (void)::fcntl(fd_.get(), F_SETFL, ::fcntl(fd_.get(), F_GETFL) | O_NONBLOCK);
+}
+
 Result<std::size_t> Userfaultfd::read_now(std::span<uffd_msg> messages) const {
   iovec iov{messages.data(), messages.size_bytes()};
-  const ssize_t got = ::preadv2(fd_.get(), &iov, 1, -1, RWF_NOWAIT);
+  // RWF_NOWAIT, because a client can clear O_NONBLOCK by its own descriptor. A descriptor that came
+  // with a fork is the daemon's alone, and the kernel knows no RWF_NOWAIT for it (fs/userfaultfd.c:
+  // resolve_userfault_fork sets no FMODE_NOWAIT).
+  const ssize_t got = holders_ == Holders::daemon_alone
+                          ? ::readv(fd_.get(), &iov, 1)
+                          : ::preadv2(fd_.get(), &iov, 1, -1, RWF_NOWAIT);
   if (got >= 0) return static_cast<std::size_t>(got) / sizeof(uffd_msg);
   if (errno == EAGAIN || errno == EINTR) return std::size_t{0};
   return fail_errno("reading a userfaultfd");

@@ -80,15 +80,21 @@ class Userfaultfd {
   // mapped.
   [[nodiscard]] int probe() const;
 
+  // Undoes what a client did by a descriptor of its own: poll(2) needs O_NONBLOCK.
+  void make_nonblocking() const;
+
   // Reads what is there without ever blocking, whatever the client did to the descriptor's flags.
   // Returns the count of messages; 0 when there is none. Errors: EOPNOTSUPP before Linux 6.10.
   [[nodiscard]] Result<std::size_t> read_now(std::span<uffd_msg> messages) const;
 
  private:
-  Userfaultfd(ForeignFd fd, Features features) : fd_(std::move(fd)), features_(features) {}
+  enum class Holders { daemon_alone, client_too };
+  Userfaultfd(ForeignFd fd, Features features, Holders holders)
+      : fd_(std::move(fd)), features_(features), holders_(holders) {}
 
   ForeignFd fd_;  // its close waits for the client's memory map
   Features features_;
+  Holders holders_;
 };
 
 }  // namespace faultline::kernel

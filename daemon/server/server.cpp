@@ -29,7 +29,6 @@ constexpr std::chrono::milliseconds kAcceptPause{100};
 // Longer than the workers allow clients for a fork or an unmap.
 constexpr std::chrono::seconds kStopWithin{8};
 // Workers that do not say anything until then are left out of a report.
-constexpr std::chrono::seconds kReportWithin{1};
 
 Result<sockaddr_un> socket_address(const std::filesystem::path& path) {
   sockaddr_un address{};
@@ -302,19 +301,10 @@ void Server::report(wire::AdminRequest query, uid_t viewer,
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - started_);
   status.user_mode_only = !userfaultfd_device_;
   status.fork_events = support_.fork_events;
-  auto answer_now = spaces_->overview([this, query, viewer, status = std::move(status),
-                                       done = std::move(done)](space::Overview overview) mutable {
-    asio::post(helpers_.reports(),
-               [this, query, viewer, status = std::move(status), done = std::move(done),
-                overview = std::move(overview)]() mutable {
-                 done(admin::answer(query, viewer, status, objects_, std::move(overview)));
-               });
-  });
-  auto timer = std::make_shared<asio::steady_timer>(control_, kReportWithin);
-  timer->async_wait(
-      [timer, answer_now = std::move(answer_now)](const boost::system::error_code& error) {
-        if (!error) answer_now();
-      });
+  asio::post(helpers_.reports(),
+             [this, query, viewer, status = std::move(status), done = std::move(done)] {
+               done(admin::answer(query, viewer, status, objects_, spaces_->overview()));
+             });
 }
 
 }  // namespace faultline::server

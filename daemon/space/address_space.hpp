@@ -1,24 +1,30 @@
-// One client's address space: its userfaultfd, its VMAs, and the answers to its faults. Must never
-// leave a fault unanswered, and never touch the client's memory itself.
+// One client's address space: its userfaultfd, its VMAs, and what happens to them. Must never
+// change while an answer to a fault is under way that the change would make wrong.
 //
-// Belongs to one worker thread: every function runs there, and nothing here is locked. Other
-// threads reach it by the worker's mailbox.
+// Life of a message:
+//   1. The userfaultfd is readable. A worker that comes for it takes the turn, or leaves it to the
+//      worker that has it.
+//   2. In the turn messages are read. Events (fork, unmap, remap, remove) are carried out at once,
+//   in
+//      order; faults are collected.
+//   3. The turn is given up, then the faults are answered (fault_engine.hpp), while other workers
+//      read and answer others.
+//   4. What cannot be answered yet is kept: a page that is read from its file comes back through
+//   the
+//      object's waiter; EAGAIN (an event is under way) comes back with the next event or a timer;
+//      an address that no VMA holds is looked up in the kernel, in a turn.
 //
-// Life of a fault:
-//   1. A read of the userfaultfd completes with a batch of messages. Whatever else is readable is
-//      read too, and the events among it (fork, unmap, remap, remove) are carried out first, in
-//      order.
-//   2. Each fault looks its VMA up and is answered:
-//        shared, any access         CONTINUE: the object's page is made resident and mapped
-//        private, read              CONTINUE with write-protect: the same, read-only
-//        private, write, unmapped   COPY: a copy is installed
-//        private, write, protected  WRITEPROTECT: the break is recorded, the protection lifted
-//      The message's own "missing" or "minor" is not used to decide: between its raising and its
-//      reading the page may have come or gone, and the object's page table says what is true.
-//   3. What cannot be answered yet is kept: a page that is being read from its file comes back
-//      through the object's waiter; EAGAIN (an event is under way) comes back with the next event
-//      or a timer.
-//   4. What cannot be answered at all is poisoned: SIGBUS in the client, counted and logged.
+// Why an answer never meets an event. An answer looks a VMA up, and then acts on its addresses.
+// When a read takes an event out, the client's thread goes on; it may move another mapping to those
+// addresses. That takes a second event, which the kernel reports too, and from its beginning until
+// that one is read the kernel refuses every answer with EAGAIN. So it is enough that between the
+// reading of two events all answers under way have ended:
+//   - while any are, messages are read one at a time;
+//   - an event is carried out when they have ended (answering_), and no other is read before that.
+// To wait for them costs nobody anything: while an event is unread the kernel answers no fault.
+//
+// Changes that the client asks for (map, protect, advise) take the turn as well, and then wait for
+// the answers in the VMAs that they replace alone (vma_tree.hpp).
 //
 // Life of an address space:
 //   live -> retiring  the daemon stops: what the kernel could not supply by itself is poisoned,
@@ -26,24 +32,30 @@
 //   live -> dead      an ioctl said ESRCH: exit, exec or SIGKILL
 //   retiring -> dead  nothing is registered any more
 //   dead: its ring operations are cancelled; it is destroyed when the last has completed.
+//
+// Threads: it is at home on one worker, whose ring waits for it. Functions marked "home" are called
+// there, all others anywhere. The turn guards everything below it but what is thread-safe itself.
 #pragma once
 
-#include <fmt/format.h>
 #include <sys/types.h>
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <thread>
 #include <vector>
 
 #include "daemon/kernel/mailbox.hpp"
 #include "daemon/kernel/ring.hpp"
 #include "daemon/kernel/userfaultfd.hpp"
 #include "daemon/space/departed.hpp"
+#include "daemon/space/fault_engine.hpp"
 #include "daemon/space/handle_table.hpp"
-#include "daemon/space/vma_map.hpp"
+#include "daemon/space/turn.hpp"
+#include "daemon/space/vma_tree.hpp"
 #include "faultline/wire/protocol.hpp"
 
 namespace faultline::space {
@@ -58,14 +70,6 @@ struct MapRequest {
   bool writable = false;
 };
 
-// Who an address space belongs to, as far as is known. A fork child's pid is known once it has
-// raised a fault or connected: the kernel's fork event does not tell it.
-struct Owner {
-  pid_t pid = 0;  // 0: not known yet
-  pid_t parent = 0;
-  uid_t uid = 0;
-};
-
 struct VmaSnapshot {
   Vma vma;
   std::uint64_t broken = 0;  // pages
@@ -73,7 +77,7 @@ struct VmaSnapshot {
   std::uint64_t ahead_unused = 0;
 };
 
-// A copy of everything that can be shown of an address space, taken on its worker.
+// A copy of everything that can be shown of an address space.
 struct SpaceSnapshot {
   SpaceId id;
   Owner owner;
@@ -85,7 +89,7 @@ struct SpaceSnapshot {
 
 class AddressSpace;
 
-// The worker that an address space belongs to.
+// The worker that an address space is at home on.
 class SpaceHost {
  public:
   SpaceHost() = default;
@@ -96,71 +100,85 @@ class SpaceHost {
   virtual kernel::Ring& ring() = 0;
   virtual std::shared_ptr<kernel::Mailbox> mailbox() = 0;
   virtual SpaceId next_space_id() = 0;
-  // Faults were answered just now.
+  // Home: faults were answered just now.
   virtual void answered() = 0;
-  // A fork: sees to it that the child is started, by this host or another.
+  // Home: there is more to answer than one thread does at a time; so many others would help.
+  virtual void ask_for_help(AddressSpace& space, std::size_t helpers) = 0;
+  // A fork: sees to it that the child is started, by this host or another. Any thread.
   virtual void adopt(std::shared_ptr<AddressSpace> child) = 0;
 };
 
-class AddressSpace : public std::enable_shared_from_this<AddressSpace> {
+class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private FaultParking {
  public:
   static constexpr std::size_t kMaxVmas = 65'536;
 
   // beacon: the page that is answered with the space's cookie; nothing where the client has none.
   AddressSpace(SpaceId id, Owner owner, kernel::Userfaultfd uffd,
-               std::shared_ptr<HandleTable> handles, std::optional<Vaddr> beacon);
+               std::shared_ptr<HandleTable> handles, std::optional<Vaddr> beacon,
+               epoch::Domain& domain);
 
-  // Starts listening, on the thread of the host, which it belongs to from now on. Call once, first.
+  // Starts listening, on the thread of the host, which is its home from now on. Call once, first.
   void start(SpaceHost& host);
 
-  [[nodiscard]] SpaceId id() const { return id_; }
-  [[nodiscard]] const Owner& owner() const { return owner_; }
-  void set_pid(pid_t pid) { owner_.pid = pid; }
+  [[nodiscard]] SpaceId id() const { return identity_.id(); }
+  [[nodiscard]] Owner owner() const { return identity_.owner(); }
+  void set_pid(pid_t pid) { identity_.set_pid(pid); }
   [[nodiscard]] const wire::Cookie& cookie() const { return cookie_; }
   [[nodiscard]] const std::shared_ptr<HandleTable>& handles() const { return handles_; }
   [[nodiscard]] kernel::Userfaultfd::Features features() const { return uffd_.features(); }
 
-  // Registers the range and publishes the VMA. Not from within a completion: it lets the ring run.
+  // Reads what is there and answers it; false where there was nothing. Called by the home when the
+  // userfaultfd is readable, and by workers that help.
+  bool serve();
+
+  // Registers the range and publishes the VMA.
   // Errors: ENOMEM too many VMAs; EINVAL, EBUSY and ENOENT of a range that is not the client's
   // mapping of an object; ESRCH; EAGAIN: an event is under way, ask again a moment later.
   Status map(const MapRequest& request);
-  [[nodiscard]] Result<VmaSnapshot> vma_at(Vaddr address) const;
-  [[nodiscard]] SpaceSnapshot snapshot() const;
-  [[nodiscard]] const FaultCounters& counters() const { return counters_; }
+  // Records what mprotect(2) has done. Errors: ENOENT not all of it is mapped; ENOMEM; ESRCH.
+  Status protect(const VaRange& range, bool writable);
+  Status advise(const VaRange& range, Advice advice);
+  // Takes in what the kernel has in the range and is not known: the client grew or copied a mapping
+  // with mremap(2), of which the kernel tells nothing. Errors: ENOENT there is a part that is no
+  // mapping of an object that the client has open or mapped; ENOTTY an older kernel; ESRCH; EAGAIN.
+  Status rediscover(const VaRange& range);
+  // One step of a populate: makes at most so much from start on resident, and maps it.
+  struct Populated {
+    ByteCount reached{};
+    bool waits = false;  // for the page, until the waiter is called
+    int error = 0;       // why the first page was not reached; ENOENT where no VMA is there
+  };
+  [[nodiscard]] Populated populate(Vaddr start, ByteCount most, bool write,
+                                   memory::MemoryObject::Waiter waiter);
 
-  // Notices a death. Tries again what waits for an event to end. Not from within a completion.
+  // As of now, whatever is under way. Lock-free.
+  [[nodiscard]] SpaceSnapshot snapshot() const;
+  [[nodiscard]] FaultCounters counters() const { return engine_.counters(); }
+  [[nodiscard]] bool covers(const VaRange& range) const { return vmas_.covers(range); }
+  // With the counters of every fault that was answered before.
+  [[nodiscard]] SpaceSnapshot settled_snapshot();
+  [[nodiscard]] Result<VmaSnapshot> vma_at(Vaddr address);
+
+  // Notices a death. Tries again what waits for an event to end.
   void check();
   // The session ended. An address space without mappings has then nobody to serve.
   void session_closed();
-  // One step towards retirement; true when there is nothing left to do. Not from within a
-  // completion.
+  // One step towards retirement; true when there is nothing left to do.
   bool retire();
   // Retires it, now or with the next checks.
   void turn_away();
   // Stops serving at once: the ranges are the kernel's from then on.
-  void abandon() { die(); }
+  void abandon();
 
-  [[nodiscard]] bool dead() const { return dead_; }
-  // No ring operation refers to it any more.
-  [[nodiscard]] bool idle() const { return !reader_.in_flight() && !retry_timer_.in_flight(); }
+  [[nodiscard]] bool dead() const { return dead_.load(std::memory_order_acquire); }
+  // Home: of a dead one, ends its ring operations; true when none refers to it any more.
+  bool wind_up();
 
  private:
-  struct Fault {
-    Vaddr address;
-    pid_t thread = 0;
-    bool write = false;
-    bool write_protect = false;
-    bool minor = false;
-    bool counted = false;
-    bool again = false;  // it could not be answered when it was read
-    bool alone = false;  // ask for this page only: a read of more had failed
-    unsigned attempts = 0;
-  };
-  enum class Answer { done, later, dead };
-  class Reader final : public kernel::RingOperation {
+  class Readable final : public kernel::RingOperation {
    public:
-    explicit Reader(AddressSpace& space) : space_(space) {}
-    void on_complete(int result) override { space_.on_read(result); }
+    explicit Readable(AddressSpace& space) : space_(space) {}
+    void on_complete(int revents) override { space_.on_readable(revents); }
 
    private:
     AddressSpace& space_;
@@ -168,75 +186,99 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace> {
   class RetryTimer final : public kernel::RingOperation {
    public:
     explicit RetryTimer(AddressSpace& space) : space_(space) {}
-    void on_complete(int) override { space_.retry(); }
+    void on_complete(int) override { space_.on_retry(); }
 
    private:
     AddressSpace& space_;
   };
+  // What came of a batch of answers.
+  struct Leftovers {
+    std::vector<Fault> later;
+    std::vector<Fault> unknown;
+    bool dead = false;
+    [[nodiscard]] bool none() const { return later.empty() && unknown.empty() && !dead; }
+  };
 
+  // Home.
+  void on_readable(int revents);
+  void on_retry();
   void listen();
-  void on_read(int result);
-  // Reads and carries out what else is readable, within bounds; faults are put on faults_.
-  void drain();
+  void start_retry_timer();
+  // Runs it at home, now or soon.
+  void at_home(void (AddressSpace::*what)());
+
+  // Takes the turn, does what is to be done, and answers what came of it.
+  template <typename Step>
+  auto in_turn(Step step);
+  // Gives the turn up, and answers what was collected in it, until nothing is left.
+  void settle();
+  [[nodiscard]] Leftovers answer(std::vector<Fault>& batch);
+
+  memory::MemoryObject::Waiter park(const Fault& fault) override;
+  void park_ends() override { waiting_.fetch_sub(1, std::memory_order_relaxed); }
+  void resume(Fault fault, memory::Supply supply);
+
+  // --- in the turn
+  // Returns how many messages there were.
+  std::size_t read_messages();
   void take(const uffd_msg& message);
+  void wait_for_answers_under_way();
+  void take_back(Leftovers& left);
+  void retry_later();
   void on_fork(int child_fd);
   void on_unmap(Vaddr start, Vaddr end);
   void on_remap(Vaddr from, Vaddr to, ByteCount length);
   void on_remove(Vaddr start, Vaddr end);
-
-  void answer_faults();
-  void retry_later();
-  void retry();
-  Answer answer(Fault& fault);
-  Answer answer_beacon(const Fault& fault);
-  Answer answer_unknown(const Fault& fault);
-  Answer map_page(const Vma& vma, PageIndex page, Fault& fault);
-  Answer copy_page(const Vma& vma, PageIndex page, Fault& fault);
-  Answer unprotect_page(const Vma& vma, PageIndex page, Fault& fault);
-  Answer poison(const Vma& vma, PageIndex page, const char* reason);
-  Answer poison_what_is_only_in_the_file(const Vma& vma);
-  // How many of wanted pages are resident from page on; 0: the fault waits for its file.
-  PageCount supply(const Vma& vma, PageIndex page, PageCount wanted, const Fault& fault);
-  void resume(Fault fault, memory::Supply supply);
-  // The answer to an error at the very page that faulted.
-  Answer after_error(const Vma& vma, PageIndex page, Fault& fault, int error);
-  static PageCount choose_window(const Vma& vma, PageIndex page, const Fault& fault,
-                                 AccessKind kind);
-  void record_break(const Vma& vma, PageIndex first, PageCount count);
-  void count(const Vma& vma, Fault& fault);
+  // ESRCH, EAGAIN, or 0: no event is under way, and what was read has been carried out.
+  [[nodiscard]] int come_to_rest();
+  Status map_in_turn(const MapRequest& request);
+  Status change(const VaRange& range, const std::function<void(Vma&)>& edit);
+  // Takes in the kernel's mapping at an address, as far as it is not known.
+  Status discover(Vaddr address);
+  std::shared_ptr<memory::MemoryObject> object_of(std::uint64_t inode) const;
   void forget(const std::vector<Vma>& gone);
-  void learn_pid(pid_t thread);
+  bool retire_in_turn();
+  void check_in_turn();
   void die();
-  static VmaSnapshot show(const Vma& vma);
-  // At the error level, within the budget of its user: a client can cause every such line at will.
-  template <typename... Arguments>
-  void log(fmt::format_string<Arguments...> format, Arguments&&... arguments) const;
-  template <typename Change>
-  void tally(const Vma& vma, Change change);
+  // ---
 
-  SpaceId id_;
-  Owner owner_;
-  wire::Cookie cookie_{};
-  kernel::Userfaultfd uffd_;
-  std::shared_ptr<HandleTable> handles_;
-  std::optional<Vaddr> beacon_;
+  [[nodiscard]] static VmaSnapshot show(const Vma& vma);
+  [[nodiscard]] std::optional<FaultEngine::Beacon> beacon() const;
+
+  Identity identity_;
+  const wire::Cookie cookie_;
+  const std::optional<Vaddr> beacon_;
+  const kernel::Userfaultfd uffd_;
+  const std::shared_ptr<HandleTable> handles_;
+  epoch::Domain& domain_;
   SpaceHost* host_ = nullptr;
+  std::thread::id home_;
 
-  VmaMap vmas_;
-  DepartedVmas departed_;  // emptied when no event is under way
+  VmaTree vmas_;
+  FaultEngine engine_;
+  // Batches of faults that are being answered outside the turn. Raised in the turn alone.
+  std::atomic<std::uint32_t> answering_{0};
+  std::atomic<std::size_t> waiting_{0};  // faults, for a page to come from its file
+  std::atomic<bool> dead_{false};
+  // The home came while another had the turn: whoever has it sees to it that the home listens
+  // again.
+  std::atomic<bool> home_wants_to_listen_{false};
 
-  std::vector<Fault> faults_;    // read, not yet answered
+  Turn turn_;
+  // From here on the turn guards.
+  DepartedVmas departed_;        // emptied when no event is under way
+  std::vector<Fault> pending_;   // read or come back, to be answered when the turn ends
   std::vector<Fault> deferred_;  // met EAGAIN
-  std::size_t waiting_ = 0;      // for a page to come from its file
+  std::atomic<std::chrono::nanoseconds> retry_after_{std::chrono::nanoseconds{0}};
   std::array<uffd_msg, 32> messages_{};
-  Reader reader_{*this};
-  RetryTimer retry_timer_{*this};
-  std::chrono::nanoseconds retry_after_{0};
-  FaultCounters counters_;
-  std::uint64_t past_ahead_unused_ = 0;
+  std::atomic<std::uint64_t> past_ahead_unused_{0};
   bool session_open_ = true;
   bool turned_away_ = false;
-  bool dead_ = false;
+
+  // The home alone uses them.
+  Readable readable_{*this};
+  RetryTimer retry_timer_{*this};
+  bool wound_up_ = false;
 };
 
 }  // namespace faultline::space

@@ -4,34 +4,35 @@
 
 namespace faultline::space {
 
-PageCount FaultAround::window(PageIndex page, AccessKind kind) {
+FaultAround::Window FaultAround::window(PageIndex page, AccessKind kind, Advice advice) {
   ++clock_;
+  if (advice == Advice::random) return {PageCount{1}, kStreams, clock_};
   std::size_t oldest = 0;
   for (std::size_t i = 0; i < kStreams; ++i) {
     Stream& stream = streams_.at(i);
     if (stream.kind == kind && continues(stream, page)) {
-      current_ = i;
       stream.used_at = clock_;
       // A fault that had to wait asks again; its having waited says nothing about the access.
-      if (stream.pending && stream.asked == page) return stream.window;
+      if (stream.pending && stream.asked == page) return {stream.window, i, clock_};
       stream.window = std::min(PageCount{stream.window.value() * kGrowth}, kMaxWindow);
       stream.ahead = PageCount{0};
       stream.asked = page;
       stream.pending = true;
-      return stream.window;
+      return {stream.window, i, clock_};
     }
     if (stream.used_at < streams_.at(oldest).used_at) oldest = i;
   }
   Stream& stream = streams_.at(oldest);
   unused_ += stream.ahead.value();
+  // A copy made ahead in vain costs a page, so a writer has to show that it goes on.
+  const bool open = advice == Advice::sequential && kind == AccessKind::read;
   stream = Stream{.expected = page,
                   .asked = page,
-                  .window = PageCount{1},
+                  .window = open ? kMaxWindow : PageCount{1},
                   .used_at = clock_,
                   .kind = kind,
                   .pending = true};
-  current_ = oldest;
-  return stream.window;
+  return {stream.window, oldest, clock_};
 }
 
 bool FaultAround::continues(const Stream& stream, PageIndex page) {
@@ -41,8 +42,13 @@ bool FaultAround::continues(const Stream& stream, PageIndex page) {
   return page >= stream.expected && page < stream.expected + reach;
 }
 
-void FaultAround::installed(PageIndex page, PageCount count, PageCount ahead) {
-  Stream& stream = streams_.at(current_);
+void FaultAround::installed(const Window& window, PageIndex page, PageCount count,
+                            PageCount ahead) {
+  if (window.stream >= kStreams || streams_.at(window.stream).used_at != window.asked_at) {
+    unused_ += ahead.value();  // another fault has taken the stream over, or there is none
+    return;
+  }
+  Stream& stream = streams_.at(window.stream);
   stream.expected = page + count;
   stream.ahead = ahead;
   stream.pending = false;

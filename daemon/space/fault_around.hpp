@@ -14,6 +14,13 @@
 
 namespace faultline::space {
 
+// What the client said of how it will touch a mapping, as madvise(2) takes it.
+enum class Advice : std::uint8_t {
+  normal,
+  sequential,  // a reader's windows begin wide open
+  random,      // and here no window ever opens
+};
+
 enum class AccessKind : std::uint8_t { none, read, copy, unprotect };
 
 class FaultAround {
@@ -22,11 +29,17 @@ class FaultAround {
   static constexpr PageCount kMaxWindow{512};  // 2 MiB of 4 KiB pages
   static constexpr std::uint64_t kGrowth = 8;
 
-  // How many pages to supply for a fault at page. The caller then says what it did with installed.
-  PageCount window(PageIndex page, AccessKind kind);
-  // The last fault asked about was answered with count pages, the faulting one included. ahead: how
-  // many private copies among them nobody had asked for.
-  void installed(PageIndex page, PageCount count, PageCount ahead);
+  // How many pages to supply for a fault, and which stream it was found to belong to.
+  struct Window {
+    PageCount pages;
+    std::size_t stream = 0;
+    std::uint64_t asked_at = 0;
+  };
+  // The caller then says what it did with installed; others may have asked in between.
+  Window window(PageIndex page, AccessKind kind, Advice advice = Advice::normal);
+  // The fault asked about was answered with count pages, the faulting one included. ahead: how many
+  // private copies among them nobody had asked for.
+  void installed(const Window& window, PageIndex page, PageCount count, PageCount ahead);
 
   // Copies made ahead that no later fault showed to be used: an upper bound of the wasted ones.
   [[nodiscard]] std::uint64_t unused_ahead() const;
@@ -44,7 +57,6 @@ class FaultAround {
   [[nodiscard]] static bool continues(const Stream& stream, PageIndex page);
 
   std::array<Stream, kStreams> streams_{};
-  std::size_t current_ = 0;
   std::uint64_t clock_ = 0;
   std::uint64_t unused_ = 0;
 };

@@ -135,8 +135,46 @@ Status FaultWorker::wait() {
     ring_->poll();
     return {};
   }
+  if (go_on_helping()) {
+    ring_->submit();
+    if (ring_->ready()) ring_->poll();
+    return {};
+  }
   linger();
-  return ring_->wait();
+  idle_.store(true, std::memory_order_relaxed);
+  Status waited = ring_->wait();
+  idle_.store(false, std::memory_order_relaxed);
+  return waited;
+}
+
+void FaultWorker::ask_for_help(AddressSpace& space, std::size_t helpers) {
+  for (FaultWorker* sibling : siblings_) {
+    if (helpers == 0) return;
+    if (sibling->help(space.shared_from_this())) --helpers;
+  }
+}
+
+bool FaultWorker::help(const std::shared_ptr<AddressSpace>& space) {
+  // Taken back by the worker when it wakes, whatever woke it: it is asked by one at a time.
+  if (!idle_.exchange(false, std::memory_order_relaxed)) return false;
+  return mailbox_->post([this, space] {
+    helped_ = space;
+    answered_at_ = std::chrono::steady_clock::now();
+  });
+}
+
+bool FaultWorker::go_on_helping() {
+  if (!helped_) return false;
+  if (helped_->serve()) {
+    answered_at_ = std::chrono::steady_clock::now();
+    return true;
+  }
+  if (stopping_ || helped_->dead() || std::chrono::steady_clock::now() - answered_at_ > kLinger) {
+    helped_.reset();
+    return false;
+  }
+  ::sched_yield();
+  return true;
 }
 
 void FaultWorker::linger() {
@@ -171,8 +209,7 @@ void FaultWorker::sweep() {
 
 void FaultWorker::reap() {
   std::erase_if(spaces_, [this](const auto& space) {
-    if (!space->dead() || !space->idle()) return false;
-    past_ += space->counters();
+    if (!space->dead() || !space->wind_up()) return false;
     registry_.gone(*space);
     return true;
   });

@@ -1,10 +1,17 @@
-// One thread with one io_uring that serves the userfaultfds of its address spaces. Must never wait
-// for anything but its ring: not for a file, not for a client, not for another worker.
+// One thread with one io_uring that serves the userfaultfds of the address spaces that are at home
+// here, and helps with those of its siblings when it has nothing else to do. Must never wait for a
+// file, or for a client of another user.
 //
-// Other threads reach it by its mailbox alone. Letters, sweeps and the reaping of dead spaces run
-// at the top level of its loop, never inside a completion, so that they may let the ring run.
+// Help: a worker that reads several faults of one space at once asks idle siblings. A helper reads
+// and answers faults of that space until there have been none for kLinger, looking at its own ring
+// in between. So a client with one busy thread is served by one worker, and one with many by as
+// many as there are processors.
+//
+// Other threads reach it by its mailbox. Letters, sweeps and the reaping of dead spaces run at the
+// top level of its loop, never inside a completion, so that they may let the ring run.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <future>
@@ -61,13 +68,12 @@ class FaultWorker final : public SpaceHost {
   // Blocks for that, at most until the deadline; false where it has not ended: a client holds it up
   // in the kernel, and this object must then not be destroyed.
   [[nodiscard]] bool join_until(std::chrono::steady_clock::time_point deadline);
-  // On the worker only.
-  [[nodiscard]] const std::vector<std::shared_ptr<AddressSpace>>& spaces() const { return spaces_; }
-  // On the worker only: what was done for spaces that are gone.
-  [[nodiscard]] const FaultCounters& past() const { return past_; }
+  // Call before the worker serves anything: the other workers of its user.
+  void set_siblings(std::vector<FaultWorker*> siblings) { siblings_ = std::move(siblings); }
 
   kernel::Ring& ring() override { return *ring_; }
   void answered() override;
+  void ask_for_help(AddressSpace& space, std::size_t helpers) override;
   std::shared_ptr<kernel::Mailbox> mailbox() override { return mailbox_; }
   SpaceId next_space_id() override { return registry_.next_space_id(); }
   void adopt(std::shared_ptr<AddressSpace> child) override { registry_.place(std::move(child)); }
@@ -91,6 +97,10 @@ class FaultWorker final : public SpaceHost {
   void attend();
   [[nodiscard]] Status wait();
   void linger();
+  // Thread-safe: this worker, where it is idle, serves the space too for a while.
+  bool help(const std::shared_ptr<AddressSpace>& space);
+  // Serves the space that it helps; false once there has been nothing to do for a while.
+  bool go_on_helping();
   void read_mail();
   void run_tasks();
   void sweep();
@@ -103,7 +113,9 @@ class FaultWorker final : public SpaceHost {
   std::shared_ptr<kernel::Mailbox> mailbox_;
 
   std::vector<std::shared_ptr<AddressSpace>> spaces_;
-  FaultCounters past_;
+  std::vector<FaultWorker*> siblings_;
+  std::shared_ptr<AddressSpace> helped_;  // another's
+  std::atomic<bool> idle_{false};         // it sleeps, or is about to, and may be asked for help
   std::vector<Task> later_;
   std::uint64_t mail_count_ = 0;  // what the eventfd read gives; the count itself is of no use
   Signal mail_;

@@ -1,5 +1,7 @@
 #include "daemon/space/handle_table.hpp"
 
+#include <algorithm>
+
 namespace faultline::space {
 
 HandleTable::~HandleTable() {
@@ -30,6 +32,14 @@ Result<OpenObject> HandleTable::find(std::uint64_t handle) const {
   if (found == open_.end())
     return fail(EBADF, "looking up object handle " + std::to_string(handle));
   return found->second;
+}
+
+std::shared_ptr<memory::MemoryObject> HandleTable::find_inode(std::uint64_t inode) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = std::find_if(open_.begin(), open_.end(), [inode](const auto& entry) {
+    return entry.second.object->memfd().inode() == inode;
+  });
+  return found == open_.end() ? nullptr : found->second.object;
 }
 
 Result<OpenObject> HandleTable::close(std::uint64_t handle) {

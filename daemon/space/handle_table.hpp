@@ -31,6 +31,8 @@ class HandleTable {
   Result<std::uint64_t> add(OpenObject object);
   // Errors: EBADF.
   [[nodiscard]] Result<OpenObject> find(std::uint64_t handle) const;
+  // Null where none of the objects has its memory there.
+  [[nodiscard]] std::shared_ptr<memory::MemoryObject> find_inode(std::uint64_t inode) const;
   // Gives the object back: the last reference to it takes as long to go as its memory is large.
   // Errors: EBADF.
   [[nodiscard]] Result<OpenObject> close(std::uint64_t handle);

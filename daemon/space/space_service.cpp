@@ -15,9 +15,9 @@ tl::unexpected<Error> gone_error() {
   return fail(ESRCH, "reaching an address space that is gone");
 }
 
-// How long a mapping may wait for the client's other threads to come to the end of a fork or an
+// How long a command may wait for the client's other threads to come to the end of a fork or an
 // unmap.
-constexpr std::chrono::seconds kMapWithin{5};
+constexpr std::chrono::seconds kRestWithin{5};
 
 }  // namespace
 
@@ -47,10 +47,18 @@ Result<SpaceService::User*> SpaceService::user_locked(uid_t uid) {
     return fail(EUSERS, "serving more than " + std::to_string(limits_.users) + " users");
   }
   User user;
+  user.domain = std::make_unique<epoch::Domain>("uid " + std::to_string(uid));
   for (unsigned i = 0; i < limits_.workers_per_user; ++i) {
     auto worker = FaultWorker::create(i, *this);
     if (!worker) return propagate(worker);
     user.members.push_back({std::move(*worker), 0});
+  }
+  for (const Member& member : user.members) {
+    std::vector<FaultWorker*> siblings;
+    for (const Member& other : user.members) {
+      if (&other != &member) siblings.push_back(other.worker.get());
+    }
+    member.worker->set_siblings(std::move(siblings));
   }
   return &users_.emplace(uid, std::move(user)).first->second;
 }
@@ -104,6 +112,7 @@ void SpaceService::gone(const AddressSpace& space) {
   const auto found = known_.find(space.cookie());
   if (found == known_.end()) return;
   --found->second.member->spaces;
+  past_ += space.counters();
   known_.erase(found);
 }
 
@@ -115,6 +124,7 @@ std::size_t SpaceService::space_count() const {
 void SpaceService::attach_new(kernel::ForeignFd userfaultfd, Owner owner, Vaddr beacon,
                               Callback<SpaceRef> done) {
   FaultWorker* worker = nullptr;
+  epoch::Domain* domain = nullptr;
   {
     const std::lock_guard lock(mutex_);
     auto user = user_locked(owner.uid);
@@ -124,11 +134,12 @@ void SpaceService::attach_new(kernel::ForeignFd userfaultfd, Owner owner, Vaddr 
                                    std::to_string(limits_.spaces_per_user)));
     }
     worker = (*user)->least_loaded().worker.get();
+    domain = (*user)->domain.get();
   }
   // On a worker, because the ioctls wait for the client's memory map, which the client can hold
   // long.
   auto fd = std::make_shared<kernel::ForeignFd>(std::move(userfaultfd));
-  worker->post([this, fd, owner, beacon, done = std::move(done)] {
+  worker->post([this, fd, owner, beacon, domain, done = std::move(done)] {
     auto uffd = kernel::Userfaultfd::adopt(std::move(*fd));
     if (!uffd) {
       done(propagate(uffd));
@@ -139,7 +150,7 @@ void SpaceService::attach_new(kernel::ForeignFd userfaultfd, Owner owner, Vaddr 
       return true;
     }
     auto space = std::make_shared<AddressSpace>(next_space_id(), owner, std::move(*uffd),
-                                                std::make_shared<HandleTable>(), beacon);
+                                                std::make_shared<HandleTable>(), beacon, *domain);
     const wire::Cookie cookie = space->cookie();
     place(std::move(space));
     done(attach_forked(cookie, owner));
@@ -168,22 +179,55 @@ Result<SpaceRef> SpaceService::attach_forked(const wire::Cookie& cookie, Owner o
   return ref;
 }
 
-void SpaceService::map(const SpaceRef& ref, MapRequest request, std::function<void(Status)> done) {
-  const auto give_up = std::chrono::steady_clock::now() + kMapWithin;
-  ref.worker->post([weak = ref.space, request = std::move(request), done = std::move(done),
-                    give_up] {
+void SpaceService::command(const SpaceRef& ref, std::function<Status(AddressSpace&)> step,
+                           std::function<void(Status)> done) {
+  const auto give_up = std::chrono::steady_clock::now() + kRestWithin;
+  ref.worker->post([weak = ref.space, step = std::move(step), done = std::move(done), give_up] {
     const auto space = weak.lock();
-    if (!space) {
-      done(gone_error());
-      return true;
-    }
-    Status mapped = space->map(request);
-    if (!mapped && mapped.error().code() == EAGAIN && std::chrono::steady_clock::now() < give_up) {
+    Status result = space ? step(*space) : Status(gone_error());
+    if (!result && result.error().code() == EAGAIN && std::chrono::steady_clock::now() < give_up) {
       return false;
     }
-    done(std::move(mapped));
+    done(std::move(result));
     return true;
   });
+}
+
+void SpaceService::map(const SpaceRef& ref, MapRequest request, std::function<void(Status)> done) {
+  command(
+      ref, [request = std::move(request)](AddressSpace& space) { return space.map(request); },
+      std::move(done));
+}
+
+void SpaceService::protect(const SpaceRef& ref, VaRange range, bool writable,
+                           std::function<void(Status)> done) {
+  command(
+      ref, [range, writable](AddressSpace& space) { return space.protect(range, writable); },
+      std::move(done));
+}
+
+void SpaceService::advise(const SpaceRef& ref, VaRange range, Advice advice,
+                          std::function<void(Status)> done) {
+  command(
+      ref, [range, advice](AddressSpace& space) { return space.advise(range, advice); },
+      std::move(done));
+}
+
+void SpaceService::rediscover(const SpaceRef& ref, VaRange range,
+                              std::function<void(Status)> done) {
+  command(
+      ref, [range](AddressSpace& space) { return space.rediscover(range); }, std::move(done));
+}
+
+void SpaceService::populate(const SpaceRef& ref, VaRange range, bool write,
+                            std::function<void()> ended,
+                            Callback<std::shared_ptr<PopulateJob>> done) {
+  const auto space = ref.space.lock();
+  if (!space) return done(gone_error());
+  if (!space->covers(range)) {
+    return done(fail(ENOENT, "populating a range of which not all is mapped"));
+  }
+  done(PopulateJob::start(*ref.worker, space, range, write, std::move(ended)));
 }
 
 void SpaceService::vma_at(const SpaceRef& ref, Vaddr address, Callback<VmaSnapshot> done) {
@@ -197,47 +241,37 @@ void SpaceService::vma_at(const SpaceRef& ref, Vaddr address, Callback<VmaSnapsh
 void SpaceService::snapshot(const SpaceRef& ref, Callback<SpaceSnapshot> done) {
   ref.worker->post([weak = ref.space, done = std::move(done)] {
     const auto space = weak.lock();
-    done(space ? Result<SpaceSnapshot>(space->snapshot()) : Result<SpaceSnapshot>(gone_error()));
+    done(space ? Result<SpaceSnapshot>(space->settled_snapshot())
+               : Result<SpaceSnapshot>(gone_error()));
     return true;
   });
 }
 
-std::function<void()> SpaceService::overview(std::function<void(Overview)> done) {
-  struct Gathering {
-    std::mutex mutex;
-    Overview all;
-    std::size_t missing = 0;
-    std::function<void(Overview)> done;  // empty once it was called
-  };
-  const auto answer = [](Gathering& gathering, bool anyway) {
-    std::unique_lock lock(gathering.mutex);
-    if (!gathering.done || (gathering.missing > 0 && !anyway)) return;
-    const auto answer_once = std::exchange(gathering.done, nullptr);
-    gathering.all.silent_workers = gathering.missing;
-    Overview all = std::move(gathering.all);
-    lock.unlock();
-    answer_once(std::move(all));
-  };
-  const std::vector<FaultWorker*> asked = workers();
-  auto gathering = std::make_shared<Gathering>();
-  gathering->missing = asked.size();
-  gathering->done = std::move(done);
-  for (FaultWorker* worker : asked) {
-    worker->post([gathering, worker, answer] {
-      {
-        const std::lock_guard lock(gathering->mutex);
-        gathering->all.total += worker->past();
-        for (const auto& space : worker->spaces()) {
-          gathering->all.total += space->counters();
-          if (!space->dead()) gathering->all.spaces.push_back(space->snapshot());
-        }
-        --gathering->missing;
+Overview SpaceService::overview() const {
+  Overview overview;
+  std::vector<std::shared_ptr<AddressSpace>> spaces;
+  {
+    const std::lock_guard lock(mutex_);
+    overview.total = past_;
+    for (const auto& [cookie, known] : known_) {
+      if (auto space = known.space.lock()) spaces.push_back(std::move(space));
+    }
+    for (const auto& [uid, user] : users_) {
+      const epoch::Domain::Status status = user.domain->status();
+      overview.reclamation.pending += status.pending;
+      overview.reclamation.grace_periods += status.grace_periods;
+      overview.reclamation.callbacks_run += status.callbacks_run;
+      if (status.oldest_section > overview.reclamation.oldest_section) {
+        overview.reclamation.oldest_section = status.oldest_section;
+        overview.reclamation.oldest_thread = status.oldest_thread;
       }
-      answer(*gathering, false);
-      return true;
-    });
+    }
   }
-  return [gathering, answer] { answer(*gathering, true); };
+  for (const auto& space : spaces) {
+    overview.total += space->counters();
+    if (!space->dead()) overview.spaces.push_back(space->snapshot());
+  }
+  return overview;
 }
 
 void SpaceService::session_closed(const SpaceRef& ref) {

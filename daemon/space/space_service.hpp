@@ -15,7 +15,9 @@
 #include <mutex>
 #include <vector>
 
+#include "daemon/epoch/domain.hpp"
 #include "daemon/space/fault_worker.hpp"
+#include "daemon/space/populate_job.hpp"
 
 namespace faultline::space {
 
@@ -28,11 +30,11 @@ struct SpaceRef {
   kernel::Userfaultfd::Features features;
 };
 
-// What all workers have to show.
+// What there is to show.
 struct Overview {
   std::vector<SpaceSnapshot> spaces;  // that live
   FaultCounters total;                // since the daemon started, of spaces that are gone too
-  std::size_t silent_workers = 0;     // held up by their clients: what is theirs is missing here
+  epoch::Domain::Status reclamation;  // of all users: sums, and the oldest reader
 };
 
 class SpaceService final : public SpaceRegistry {
@@ -57,11 +59,20 @@ class SpaceService final : public SpaceRegistry {
   // Finds the space of a fork child. Errors: ENOENT no such cookie; EACCES another uid's.
   Result<SpaceRef> attach_forked(const wire::Cookie& cookie, Owner owner);
 
+  // See the functions of AddressSpace. Where an event is under way they wait for it, but not for
+  // ever: EAGAIN.
   void map(const SpaceRef& ref, MapRequest request, std::function<void(Status)> done);
+  void protect(const SpaceRef& ref, VaRange range, bool writable, std::function<void(Status)> done);
+  void advise(const SpaceRef& ref, VaRange range, Advice advice, std::function<void(Status)> done);
+  void rediscover(const SpaceRef& ref, VaRange range, std::function<void(Status)> done);
+  // Starts to make a range resident and to map it. ended is called once, on any thread.
+  // Errors: ENOENT not all of it is mapped; ESRCH.
+  void populate(const SpaceRef& ref, VaRange range, bool write, std::function<void()> ended,
+                Callback<std::shared_ptr<PopulateJob>> done);
   void vma_at(const SpaceRef& ref, Vaddr address, Callback<VmaSnapshot> done);
   void snapshot(const SpaceRef& ref, Callback<SpaceSnapshot> done);
-  // Answers when all workers have, or with what there is when the returned function is called.
-  [[nodiscard]] std::function<void()> overview(std::function<void(Overview)> done);
+  // Takes no worker's time and waits for none. Thread-safe.
+  [[nodiscard]] Overview overview() const;
   void session_closed(const SpaceRef& ref);
 
   // Retires every space: no client is left blocked. Blocks, at most until the deadline; false where
@@ -80,8 +91,10 @@ class SpaceService final : public SpaceRegistry {
     std::unique_ptr<FaultWorker> worker;
     std::size_t spaces = 0;
   };
-  // Its members stay as many as they were made, and where they are.
+  // Its members stay as many as they were made, and where they are. A domain of its own, because a
+  // worker that a client holds up within a section would hold back what others retire.
   struct User {
+    std::unique_ptr<epoch::Domain> domain;
     std::vector<Member> members;
     [[nodiscard]] std::size_t spaces() const;
     [[nodiscard]] Member& least_loaded();
@@ -97,12 +110,17 @@ class SpaceService final : public SpaceRegistry {
 
   explicit SpaceService(const Limits& limits) : limits_(limits) {}
   Result<User*> user_locked(uid_t uid);
+  // Has the step done at home of the space, and answers with what it returns; again and again, for
+  // a while, where it says EAGAIN.
+  void command(const SpaceRef& ref, std::function<Status(AddressSpace&)> step,
+               std::function<void(Status)> done);
   [[nodiscard]] std::vector<FaultWorker*> workers() const;
 
   const Limits limits_;
   std::atomic<std::uint64_t> next_id_{1};
   mutable std::mutex mutex_;
   std::map<wire::Cookie, Known> known_;
+  FaultCounters past_;           // of spaces that are gone
   std::map<uid_t, User> users_;  // none is ever taken out: their workers are referred to
 };
 

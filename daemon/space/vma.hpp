@@ -1,60 +1,24 @@
-// A VMA: [start, end) of an address space mapped to pages of an object, and what happened in it.
-// Must never be changed in place once it is in a VmaMap, but for its activity.
+// A VMA: [start, end) of an address space mapped to pages of an object. A value: once it is in a
+// VmaTree it must never be changed, but for its activity; a change makes another one.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
+#include <utility>
 
 #include "daemon/kernel/units.hpp"
 #include "daemon/memory/memory_object.hpp"
-#include "daemon/space/fault_around.hpp"
-#include "daemon/space/page_set.hpp"
+#include "daemon/space/vma_activity.hpp"
 
 namespace faultline::space {
 
 enum class Sharing : std::uint8_t { shared, private_copy };
 
-// What was done for faults, in one VMA or in a whole address space.
-struct FaultCounters {
-  std::uint64_t missing = 0;
-  std::uint64_t minor = 0;
-  std::uint64_t write_protect = 0;
-  std::uint64_t writes = 0;
-  std::uint64_t pages_mapped = 0;
-  std::uint64_t pages_copied = 0;
-  std::uint64_t breaks = 0;
-  std::uint64_t ahead_copies = 0;
-  std::uint64_t poisoned = 0;
-
-  FaultCounters& operator+=(const FaultCounters& other) {
-    missing += other.missing;
-    minor += other.minor;
-    write_protect += other.write_protect;
-    writes += other.writes;
-    pages_mapped += other.pages_mapped;
-    pages_copied += other.pages_copied;
-    breaks += other.breaks;
-    ahead_copies += other.ahead_copies;
-    poisoned += other.poisoned;
-    return *this;
-  }
-};
-
-// What happened in a mapping since it was made. The pieces that an unmap cuts it into go on sharing
-// it. Belongs to one VmaMap.
-struct VmaActivity {
-  // How many VMAs of that VmaMap share it; kept by the VmaMap alone. 0: none is left.
-  std::size_t pieces = 0;
-  FaultCounters counters;
-  FaultAround fault_around;
-  // Pages that are, or may by now be, this address space's own: recorded before the client can
-  // write. Made at the first break.
-  std::optional<PageSet> broken;
-  // The pages that broken is numbered over.
-  PageIndex first;
-  PageCount size;
+// Whole pages of a client's memory.
+struct VaRange {
+  Vaddr start;
+  ByteCount length;
+  [[nodiscard]] Vaddr end() const { return start + length; }
 };
 
 struct Vma {
@@ -63,7 +27,10 @@ struct Vma {
   std::shared_ptr<memory::MemoryObject> object;
   PageIndex first;  // the object's page at start
   Sharing sharing = Sharing::shared;
+  // As the library last said. mprotect(2) is not reported, and nothing is decided by this: the
+  // kernel checks every access before it asks us.
   bool writable = false;
+  Advice advice = Advice::normal;
   std::shared_ptr<VmaActivity> activity;
 
   [[nodiscard]] PageSize page_size() const { return object->page_size(); }
@@ -84,6 +51,17 @@ struct Vma {
     piece.end = to > end ? end : to;
     piece.first = page_at(piece.start);
     return piece;
+  }
+  [[nodiscard]] Vma moved_to(Vaddr there) const {
+    Vma moved = *this;
+    moved.start = there;
+    moved.end = there + length();
+    return moved;
+  }
+  // Whether the two are pieces of one mapping that a single VMA could show.
+  [[nodiscard]] bool continues_in(const Vma& next) const {
+    return end == next.start && activity == next.activity && end_page() == next.first &&
+           sharing == next.sharing && writable == next.writable && advice == next.advice;
   }
 };
 

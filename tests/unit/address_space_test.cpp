@@ -1,5 +1,4 @@
-// An address space of this very process, with what happens between two of its steps decided here:
-// the host is asked for its ring before each look at what is readable.
+// An address space of this very process, whose steps are taken here one by one.
 #include "daemon/space/address_space.hpp"
 
 #include <fcntl.h>
@@ -25,17 +24,13 @@ class Host final : public SpaceHost {
     EXPECT_TRUE(ring_->own());
     mailbox_ = std::move(*kernel::Mailbox::create());
   }
-  kernel::Ring& ring() override {
-    if (const auto act = std::exchange(before_ring_, nullptr)) act();
-    return *ring_;
-  }
+  kernel::Ring& ring() override { return *ring_; }
   std::shared_ptr<kernel::Mailbox> mailbox() override { return mailbox_; }
   SpaceId next_space_id() override { return SpaceId{2}; }
   void answered() override {}
+  void ask_for_help(AddressSpace&, std::size_t) override {}
   void adopt(std::shared_ptr<AddressSpace>) override {}
 
-  // Once, when the ring is next asked for.
-  void before_ring(std::function<void()> act) { before_ring_ = std::move(act); }
   void wait_until(const std::function<bool()>& condition) const {
     while (!condition()) ASSERT_TRUE(ring_->wait());
   }
@@ -43,7 +38,6 @@ class Host final : public SpaceHost {
  private:
   std::unique_ptr<kernel::Ring> ring_;
   std::shared_ptr<kernel::Mailbox> mailbox_;
-  std::function<void()> before_ring_;
 };
 
 class AddressSpaceTest : public ::testing::Test {
@@ -58,13 +52,14 @@ class AddressSpaceTest : public ::testing::Test {
     spec.content_size = ByteCount{kPage};
     object_ = *memory::MemoryObject::create(ObjectId{1}, std::move(spec));
     space_ = std::make_shared<AddressSpace>(SpaceId{1}, Owner{}, std::move(*uffd),
-                                            std::make_shared<HandleTable>(), std::nullopt);
+                                            std::make_shared<HandleTable>(), std::nullopt, domain_);
     space_->start(host_);
   }
   void TearDown() override {
     if (!space_) return;
     space_->retire();
-    host_.wait_until([&] { return space_->idle(); });
+    host_.wait_until([&] { return space_->wind_up(); });
+    space_.reset();
   }
 
   void* map() {
@@ -87,6 +82,7 @@ class AddressSpaceTest : public ::testing::Test {
     ASSERT_EQ(::poll(&readable, 1, 5000), 1);
   }
 
+  epoch::Domain domain_{"test"};
   Host host_;
   UniqueFd watched_;
   std::shared_ptr<memory::MemoryObject> object_;
@@ -101,11 +97,8 @@ TEST_F(AddressSpaceTest, TheLastUnmapMayComeWhileTheEndOfTheSessionIsChecked) {
   host_.wait_until([&] { return !knows(first); });
   unmapping_first.join();
 
-  std::thread unmapping_last;
-  host_.before_ring([&] {
-    unmapping_last = std::thread([&] { ::munmap(last, kPage); });
-    wait_for_an_event();
-  });
+  std::thread unmapping_last([&] { ::munmap(last, kPage); });
+  wait_for_an_event();
   space_->session_closed();
   EXPECT_TRUE(space_->dead());
   unmapping_last.join();

@@ -6,11 +6,13 @@ namespace faultline::space {
 namespace {
 
 // Faults at page and takes all that is offered, as the fault engine does with a resident object.
-PageCount fault(FaultAround& around, std::uint64_t page, AccessKind kind = AccessKind::read) {
-  const PageCount window = around.window(PageIndex{page}, kind);
+PageCount fault(FaultAround& around, std::uint64_t page, AccessKind kind = AccessKind::read,
+                Advice advice = Advice::normal) {
+  const FaultAround::Window window = around.window(PageIndex{page}, kind, advice);
   const bool copies = kind == AccessKind::copy;
-  around.installed(PageIndex{page}, window, PageCount{copies ? window.value() - 1 : 0});
-  return window;
+  around.installed(window, PageIndex{page}, window.pages,
+                   PageCount{copies ? window.pages.value() - 1 : 0});
+  return window.pages;
 }
 
 TEST(FaultAround, SequentialAccessOpensTheWindowToTwoMebibytes) {
@@ -65,12 +67,13 @@ TEST(FaultAround, ReadsDoNotOpenTheWindowOfAPrivateWriter) {
 
 TEST(FaultAround, AFaultThatAsksAgainGetsTheSameWindow) {
   FaultAround around;
-  EXPECT_EQ(around.window(PageIndex{5}, AccessKind::copy), PageCount{1});
-  EXPECT_EQ(around.window(PageIndex{5}, AccessKind::copy), PageCount{1});
-  around.installed(PageIndex{5}, PageCount{1}, PageCount{0});
-  const PageCount opened = around.window(PageIndex{6}, AccessKind::copy);
+  EXPECT_EQ(around.window(PageIndex{5}, AccessKind::copy).pages, PageCount{1});
+  const FaultAround::Window again = around.window(PageIndex{5}, AccessKind::copy);
+  EXPECT_EQ(again.pages, PageCount{1});
+  around.installed(again, PageIndex{5}, PageCount{1}, PageCount{0});
+  const PageCount opened = around.window(PageIndex{6}, AccessKind::copy).pages;
   EXPECT_GT(opened, PageCount{1});
-  EXPECT_EQ(around.window(PageIndex{6}, AccessKind::copy), opened);
+  EXPECT_EQ(around.window(PageIndex{6}, AccessKind::copy).pages, opened);
 }
 
 TEST(FaultAround, AWriterThatSkipsPagesGetsNoCopiesAhead) {
@@ -103,6 +106,40 @@ TEST(FaultAround, CopiesAheadCountAsUnusedUntilTheRunGoesOn) {
   page += window;
   const std::uint64_t next = fault(around, page, AccessKind::copy).value();
   EXPECT_EQ(around.unused_ahead(), next - 1) << "the run passed over the earlier ones";
+}
+
+// Two workers ask, and are done in the other order: each answer counts for its own stream.
+TEST(FaultAround, AnswersMayComeInAnotherOrderThanTheirQuestions) {
+  FaultAround around;
+  const FaultAround::Window low = around.window(PageIndex{10}, AccessKind::read);
+  const FaultAround::Window high = around.window(PageIndex{9000}, AccessKind::read);
+  around.installed(high, PageIndex{9000}, high.pages, PageCount{0});
+  around.installed(low, PageIndex{10}, low.pages, PageCount{0});
+  EXPECT_GT(fault(around, 11), PageCount{1});
+  EXPECT_GT(fault(around, 9001), PageCount{1});
+}
+
+TEST(FaultAround, AnAnswerWhoseStreamWasTakenOverCountsItsCopiesAsUnused) {
+  FaultAround around;
+  const FaultAround::Window late = around.window(PageIndex{10}, AccessKind::copy);
+  for (std::uint64_t i = 1; i <= FaultAround::kStreams; ++i) {
+    fault(around, i * 1000, AccessKind::copy);
+  }
+  around.installed(late, PageIndex{10}, PageCount{4}, PageCount{3});
+  EXPECT_EQ(around.unused_ahead(), 3U);
+}
+
+TEST(FaultAround, SequentialAdviceOpensAReadersWindowAtOnceAndNotAWriters) {
+  FaultAround around;
+  EXPECT_EQ(fault(around, 10, AccessKind::read, Advice::sequential), FaultAround::kMaxWindow);
+  EXPECT_EQ(fault(around, 9000, AccessKind::copy, Advice::sequential), PageCount{1});
+}
+
+TEST(FaultAround, RandomAdviceKeepsTheWindowClosedWhateverTheFaultsLookLike) {
+  FaultAround around;
+  for (std::uint64_t page = 0; page < 20; ++page) {
+    EXPECT_EQ(fault(around, page, AccessKind::read, Advice::random), PageCount{1});
+  }
 }
 
 }  // namespace

@@ -82,32 +82,13 @@ TEST_F(SpaceServiceTest, AUserWhoHoldsItsWorkerUpKeepsNobodyElseWaiting) {
   EXPECT_TRUE(other) << other.error().message();
 }
 
-TEST_F(SpaceServiceTest, AReportLeavesOutWhoDoesNotAnswer) {
+// It takes no worker's time, so a worker that is held up keeps nothing out of it.
+TEST_F(SpaceServiceTest, AReportShowsTheSpacesOfAWorkerThatIsHeldUpToo) {
   const auto hostile = attach(1001);
   const auto other = attach(1002);
-  const auto own = attach(::geteuid());
-  ASSERT_TRUE(hostile && other && own);
-  std::promise<Overview> answer;
-  auto answered = answer.get_future();
-  {
-    const HeldUp held(*hostile);
-    const auto answer_now =
-        service_->overview([&](Overview overview) { answer.set_value(std::move(overview)); });
-    for (const SpaceRef& ref : {*other, *own}) {
-      // Its worker has added its part when it comes to this.
-      std::promise<void> reached;
-      ref.worker->post([&] {
-        reached.set_value();
-        return true;
-      });
-      reached.get_future().wait();
-    }
-    answer_now();
-  }
-  const Overview overview = answered.get();
-  EXPECT_EQ(overview.silent_workers, 1U);
-  EXPECT_EQ(overview.spaces.size(), 2U);
-  for (const SpaceSnapshot& space : overview.spaces) EXPECT_NE(space.owner.uid, 1001U);
+  ASSERT_TRUE(hostile && other);
+  const HeldUp held(*hostile);
+  EXPECT_EQ(service_->overview().spaces.size(), 2U);
 }
 
 TEST_F(SpaceServiceTest, StoppingDoesNotWaitForEverForAWorkerThatIsHeldUp) {

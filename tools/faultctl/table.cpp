@@ -87,11 +87,7 @@ std::string show_status(const json& answer) {
   text += line("pid", number(status["pid"]));
   text += line("socket", status["socket"].get<std::string>());
   text += line("up", number(status["uptime_seconds"]) + " s");
-  const bool all_speak = status["silent_workers"] == 0;
-  text += line("fault workers", number(status["workers"]) +
-                                    (all_speak ? ""
-                                               : ", " + number(status["silent_workers"]) +
-                                                     " held up by their clients and missing here"));
+  text += line("fault workers", number(status["workers"]));
   text += line("sessions", number(status["sessions"]));
   text += line("address spaces", number(status["spaces"]));
   text += line("objects", number(status["objects"]));
@@ -100,6 +96,13 @@ std::string show_status(const json& answer) {
                                      number(faults["missing"]), number(faults["minor"]),
                                      number(faults["write_protect"]), number(faults["writes"])));
   text += line("poisoned pages", number(status["poisoned_pages"]));
+  const json& reclamation = status["reclamation"];
+  text += line("to be freed", number(reclamation["pending"]) + " retired");
+  if (reclamation["oldest_reader_ms"] != 0) {
+    text += line("stuck reader", fmt::format("thread {}, for {} ms: nothing is freed meanwhile",
+                                             number(reclamation["oldest_reader_thread"]),
+                                             number(reclamation["oldest_reader_ms"])));
+  }
   text += line("fork children", status["fork_events"].get<bool>() ? "served" : "not served");
   if (status["user_mode_only"].get<bool>()) {
     text += line("system calls", "fail with EFAULT on absent pages (user mode only)");

@@ -1,0 +1,254 @@
+#include "daemon/space/fault_engine.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "daemon/kernel/process.hpp"
+
+namespace faultline::space {
+
+namespace {
+
+using kernel::RangeResult;
+
+constexpr PageCount kOnePage{1};
+constexpr unsigned kMostAttempts = 8;
+
+PageCount limited(const FaultAround::Window& window, const Vma& vma, PageIndex page,
+                  const Fault& fault) {
+  return fault.alone ? kOnePage : std::min(window.pages, vma.end_page() - page);
+}
+
+void count(Fault& fault, FaultCounters& done) {
+  if (std::exchange(fault.counted, true)) return;
+  done.writes += fault.write ? 1U : 0U;
+  if (fault.write_protect) {
+    ++done.write_protect;
+  } else if (fault.minor) {
+    ++done.minor;
+  } else {
+    ++done.missing;
+  }
+}
+
+}  // namespace
+
+Answer FaultEngine::answer(Fault& fault) {
+  if (identity_.pid() == 0) {
+    if (const auto pid = kernel::process_of_thread(fault.thread)) identity_.set_pid(*pid);
+  }
+  const VmaRef vma = vmas_.find(fault.address);
+  if (!vma) {
+    return beacon_ && fault.address == beacon_->address ? answer_beacon(fault) : Answer::unknown;
+  }
+  FaultCounters done;
+  count(fault, done);
+  const Answer answer = answer_in(*vma, fault, done);
+  tally(*vma, done);
+  return answer;
+}
+
+Answer FaultEngine::answer_in(const Vma& vma, Fault& fault, FaultCounters& done) {
+  const PageIndex page = vma.page_at(fault.address);
+  if (fault.refused) return poison(vma, page, "its pager could not supply it", done);
+  if (vma.sharing == Sharing::shared || !fault.write) return map_page(vma, page, fault, done);
+  if (!can_record_breaks(vma)) return Answer::later;
+  if (fault.write_protect) return unprotect_page(vma, page, fault, done);
+  return copy_page(vma, page, fault, done);
+}
+
+Answer FaultEngine::answer_beacon(const Fault& fault) {
+  alignas(4096) std::array<std::byte, 4096> page{};
+  std::memcpy(page.data(), beacon_->cookie.data(), beacon_->cookie.size());
+  const RangeResult result = uffd_.copy_range(fault.address, page.data(), kBasePage.bytes());
+  if (result.error == EAGAIN) return Answer::later;
+  if (result.error == ESRCH) return Answer::dead;
+  if (result.error != 0) uffd_.wake(fault.address, kBasePage.bytes());
+  return Answer::done;
+}
+
+Answer FaultEngine::answer_unknown(const Fault& fault) {
+  if (fault.again) {
+    // It was read before its mapping went. Its thread may be long gone, and a new mapping may be in
+    // the making at these addresses. Whoever is still asleep there is woken and faults afresh.
+    uffd_.wake(fault.address, kBasePage.bytes());
+    return Answer::done;
+  }
+  // Mostly an unmap that overtook the fault: nothing is registered there, and once woken the thread
+  // gets its SIGSEGV from the kernel. What is registered and yet unknown to us cannot be supplied.
+  const RangeResult result = uffd_.poison_range(fault.address, kBasePage.bytes());
+  switch (result.error) {
+    case 0:
+      counters_.add({.poisoned = 1});
+      identity_.log("fault at {:#x}, in memory that is no object of this client's: SIGBUS",
+                    fault.address.value());
+      return Answer::done;
+    case EAGAIN:
+      return Answer::later;
+    case ESRCH:
+      return Answer::dead;
+    default:
+      uffd_.wake(fault.address, kBasePage.bytes());
+      return Answer::done;
+  }
+}
+
+Answer FaultEngine::map_page(const Vma& vma, PageIndex page, Fault& fault, FaultCounters& done) {
+  const auto window = vma.activity->window(page, AccessKind::read, vma.advice);
+  const PageCount ready = supply(vma, page, limited(window, vma, page, fault), fault);
+  if (ready == PageCount{0}) return Answer::done;
+
+  const Installed mapped = map_pages(uffd_, vma, page, ready);
+  if (mapped.error != 0) return after_error(vma, page, fault, mapped.error, done);
+  vma.activity->installed(window, page, mapped.reached, PageCount{0});
+  done.pages_mapped += mapped.made;
+  return Answer::done;
+}
+
+Answer FaultEngine::copy_page(const Vma& vma, PageIndex page, Fault& fault, FaultCounters& done) {
+  const auto window = vma.activity->window(page, AccessKind::copy, vma.advice);
+  const PageCount wanted = limited(window, vma, page, fault);
+  // A page of zeroes that no mapping has yet asked the object for stays unallocated there.
+  const PageCount zero =
+      vma.object->run_of_zeroes(page, std::min(wanted, most_zeroes(vma.page_size())));
+  const bool zeroes = zero > PageCount{0};
+  const PageCount ready = zeroes ? zero : supply(vma, page, wanted, fault);
+  if (ready == PageCount{0}) return Answer::done;
+
+  const Installed copied =
+      copy_pages(uffd_, vma, page, ready, zeroes ? Source::zeroes : Source::object);
+  // The object's page was mapped meanwhile, write-protected: let the kernel copy it.
+  if (copied.error == EEXIST) return unprotect_page(vma, page, fault, done);
+  if (copied.error != 0) return after_error(vma, page, fault, copied.error, done);
+  const PageCount ahead{copied.made == 0 ? 0 : copied.made - 1};
+  vma.activity->installed(window, page, copied.reached, ahead);
+  done.pages_copied += copied.made;
+  done.ahead_copies += ahead.value();
+  done.breaks += copied.parted.value();
+  return Answer::done;
+}
+
+Answer FaultEngine::unprotect_page(const Vma& vma, PageIndex page, Fault& fault,
+                                   FaultCounters& done) {
+  const auto window = vma.activity->window(page, AccessKind::unprotect, vma.advice);
+  const Installed lifted = unprotect_pages(uffd_, vma, page, limited(window, vma, page, fault));
+  done.breaks += lifted.parted.value();
+  if (lifted.error != 0) return after_error(vma, page, fault, lifted.error, done);
+  vma.activity->installed(window, page, lifted.reached, PageCount{0});
+  return Answer::done;
+}
+
+Answer FaultEngine::after_error(const Vma& vma, PageIndex page, Fault& fault, int error,
+                                FaultCounters& done) {
+  switch (error) {
+    case EAGAIN:  // an event is under way
+    case ENOMEM:  // for the client's page tables: what another gives back may do
+      return Answer::later;
+    case ESRCH:
+      return Answer::dead;
+    case ENOENT:  // unmapped: the kernel gives the thread what it gives without us
+      uffd_.wake(vma.address_of(page), vma.page_size().bytes());
+      return Answer::done;
+    case EFAULT:  // a writer tore the object's page out: it is absent again, so supply it anew
+      if (++fault.attempts < kMostAttempts) return Answer::later;
+      return poison(vma, page,
+                    "the mapping is not of its object, or its pages are taken away as fast as they "
+                    "are supplied",
+                    done);
+    default:
+      return poison(vma, page, std::strerror(error), done);
+  }
+}
+
+Answer FaultEngine::poison(const Vma& vma, PageIndex page, const char* reason,
+                           FaultCounters& done) {
+  const Vaddr address = vma.address_of(page);
+  const RangeResult result = uffd_.poison_range(address, vma.page_size().bytes());
+  switch (result.error) {
+    case 0:
+      ++done.poisoned;
+      identity_.log("page {} of object {} at {:#x} cannot be supplied: {}: SIGBUS", page.value(),
+                    vma.object->id().value(), address.value(), reason);
+      return Answer::done;
+    case EAGAIN:
+    case ENOMEM:
+      return Answer::later;
+    case ESRCH:
+      return Answer::dead;
+    default:
+      uffd_.wake(address, vma.page_size().bytes());
+      return Answer::done;
+  }
+}
+
+PageCount FaultEngine::supply(const Vma& vma, PageIndex page, PageCount wanted,
+                              const Fault& fault) {
+  const PageCount resident = vma.object->pages().run(page, wanted, memory::PageState::resident);
+  if (resident == wanted) return resident;
+  const PageCount ready = vma.object->populate(page, wanted, parking_.park(fault));
+  if (ready > PageCount{0}) parking_.park_ends();
+  return ready;
+}
+
+Installed FaultEngine::install(const Vma& vma, PageIndex page, PageCount count, bool write) {
+  const PageCount ready = vma.object->pages().run(page, std::min(count, vma.end_page() - page),
+                                                  memory::PageState::resident);
+  if (ready == PageCount{0}) return {.error = EAGAIN};
+  FaultCounters done;
+  Installed result;
+  if (vma.sharing == Sharing::private_copy && write) {
+    if (!can_record_breaks(vma)) return {.error = ENOMEM};
+    result = copy_pages(uffd_, vma, page, ready, Source::object);
+    done.pages_copied += result.made;
+    if (result.error == EEXIST) result = unprotect_pages(uffd_, vma, page, kOnePage);
+    done.breaks += result.parted.value();
+  } else {
+    result = map_pages(uffd_, vma, page, ready);
+    done.pages_mapped += result.made;
+  }
+  tally(vma, done);
+  return result;
+}
+
+Answer FaultEngine::poison_what_is_only_in_the_file(const Vma& vma) {
+  // The kernel knows what is in the memfd, but would make zeroes of the rest.
+  const memory::PageTable& pages = vma.object->pages();
+  PageIndex at = vma.first;
+  while (at < vma.end_page()) {
+    at = at + pages.run(at, vma.end_page() - at, memory::PageState::resident);
+    PageIndex end = at;
+    while (end < vma.end_page() && pages.state(end) != memory::PageState::resident) {
+      end = end + kOnePage;
+    }
+    if (at == end) continue;
+    const RangeResult result =
+        uffd_.poison_range(vma.address_of(at), vma.page_size().bytes(end - at));
+    if (result.done > ByteCount{0}) {
+      at = at + vma.page_size().pages(result.done);
+    } else if (result.error == EAGAIN || result.error == ENOMEM) {
+      return Answer::later;
+    } else if (result.error == ESRCH) {
+      return Answer::dead;
+    } else {
+      at = at + kOnePage;  // mapped already, or no longer there
+    }
+  }
+  return Answer::done;
+}
+
+bool FaultEngine::can_record_breaks(const Vma& vma) const {
+  const Status prepared = vma.activity->prepare_breaks();
+  if (!prepared) {
+    identity_.log("no memory to record copy-on-write breaks: {}", prepared.error().message());
+  }
+  return prepared.has_value();
+}
+
+void FaultEngine::tally(const Vma& vma, const FaultCounters& done) {
+  vma.activity->counters.add(done);
+  counters_.add(done);
+}
+
+}  // namespace faultline::space

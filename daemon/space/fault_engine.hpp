@@ -1,0 +1,109 @@
+// Answers the faults of one address space. Must never leave a fault unanswered, never touch the
+// client's memory itself, and never wait for a file.
+//
+// A fault looks its VMA up, holds a reference to it while it is answered, and gets:
+//   shared, any access         CONTINUE: the object's page is made resident and mapped
+//   private, read              CONTINUE with write-protect: the same, read-only
+//   private, write, unmapped   COPY: a copy is installed
+//   private, write, protected  WRITEPROTECT: the break is recorded, the protection lifted
+// The message's own "missing" or "minor" is not used to decide: between its raising and its reading
+// the page may have come or gone, and the object's page table says what is true.
+//
+// What cannot be answered at all is poisoned: SIGBUS in the client, counted and logged.
+//
+// Thread-safe: as many workers answer at once as there are faults. What they must not overlap with,
+// the carrying out of events, is the address space's to see to.
+#pragma once
+
+#include <sys/types.h>
+
+#include <optional>
+
+#include "daemon/kernel/userfaultfd.hpp"
+#include "daemon/space/identity.hpp"
+#include "daemon/space/page_install.hpp"
+#include "daemon/space/vma_tree.hpp"
+#include "faultline/wire/protocol.hpp"
+
+namespace faultline::space {
+
+struct Fault {
+  Vaddr address;
+  pid_t thread = 0;
+  bool write = false;
+  bool write_protect = false;
+  bool minor = false;
+  bool counted = false;
+  bool again = false;    // it could not be answered when it was read
+  bool alone = false;    // ask for this page only: a read of more had failed
+  bool refused = false;  // its page cannot be supplied
+  unsigned attempts = 0;
+};
+
+enum class Answer {
+  done,     // or it waits for its page, and comes back
+  later,    // an event is under way, or memory is short: bring it back
+  unknown,  // at an address where no VMA is known
+  dead,     // the address space is gone
+};
+
+// Where faults go that wait for their page.
+class FaultParking {
+ public:
+  FaultParking() = default;
+  FaultParking(const FaultParking&) = delete;
+  FaultParking& operator=(const FaultParking&) = delete;
+  virtual ~FaultParking() = default;
+
+  // The fault waits from now on, until what is returned is called or park_ends is.
+  virtual memory::MemoryObject::Waiter park(const Fault& fault) = 0;
+  virtual void park_ends() = 0;
+};
+
+class FaultEngine {
+ public:
+  struct Beacon {
+    Vaddr address;
+    wire::Cookie cookie;
+  };
+  // Refers to all of them.
+  FaultEngine(Identity& identity, const kernel::Userfaultfd& uffd, const VmaTree& vmas,
+              std::optional<Beacon> beacon, FaultParking& parking)
+      : identity_(identity), uffd_(uffd), vmas_(vmas), beacon_(beacon), parking_(parking) {}
+
+  [[nodiscard]] Answer answer(Fault& fault);
+  // To a fault whose address is no VMA's, and will not be. Never unknown.
+  [[nodiscard]] Answer answer_unknown(const Fault& fault);
+  // Poisons what the kernel would make zeroes of once nobody serves the VMA. Never unknown.
+  [[nodiscard]] Answer poison_what_is_only_in_the_file(const Vma& vma);
+
+  // Maps pages that should be resident before anybody asks; where write is asked for, so that a
+  // later write raises no fault. EAGAIN where the first page no longer is resident.
+  [[nodiscard]] Installed install(const Vma& vma, PageIndex page, PageCount count, bool write);
+
+  // Of the whole space, also of VMAs that are gone.
+  [[nodiscard]] FaultCounters counters() const { return counters_.sum(); }
+
+ private:
+  Answer answer_beacon(const Fault& fault);
+  Answer answer_in(const Vma& vma, Fault& fault, FaultCounters& done);
+  Answer map_page(const Vma& vma, PageIndex page, Fault& fault, FaultCounters& done);
+  Answer copy_page(const Vma& vma, PageIndex page, Fault& fault, FaultCounters& done);
+  Answer unprotect_page(const Vma& vma, PageIndex page, Fault& fault, FaultCounters& done);
+  Answer poison(const Vma& vma, PageIndex page, const char* reason, FaultCounters& done);
+  // The answer to an error at the very page that faulted.
+  Answer after_error(const Vma& vma, PageIndex page, Fault& fault, int error, FaultCounters& done);
+  // How many of wanted pages are resident from page on; 0: the fault waits.
+  PageCount supply(const Vma& vma, PageIndex page, PageCount wanted, const Fault& fault);
+  bool can_record_breaks(const Vma& vma) const;
+  void tally(const Vma& vma, const FaultCounters& done);
+
+  Identity& identity_;
+  const kernel::Userfaultfd& uffd_;
+  const VmaTree& vmas_;
+  std::optional<Beacon> beacon_;
+  FaultParking& parking_;
+  SharedFaultCounters counters_;
+};
+
+}  // namespace faultline::space

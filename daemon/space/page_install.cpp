@@ -1,0 +1,112 @@
+#include "daemon/space/page_install.hpp"
+
+#include <array>
+#include <cerrno>
+#include <cstddef>
+
+namespace faultline::space {
+
+namespace {
+
+using kernel::RangeResult;
+using kernel::WriteProtect;
+
+constexpr PageCount kOnePage{1};
+
+// What a private write to a page of zeroes copies from. Never written, but not const: so it is in
+// .bss, where the kernel backs it with its zero page.
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): see above
+alignas(4096) constinit std::array<std::byte, std::size_t{512} << 12> zeroes{};
+
+// Calls one(page, count) -> RangeResult until count pages are done. present says what to do at a
+// page that is there already: true to go on behind it.
+template <typename One, typename Present>
+Installed install(const Vma& vma, PageIndex page, PageCount count, One one, Present present) {
+  Installed result;
+  PageIndex at = page;
+  PageIndex end = page + count;
+  while (at < end) {
+    const RangeResult done = one(at, end - at);
+    if (done.done > ByteCount{0}) {
+      const PageCount pages = vma.page_size().pages(done.done);
+      result.made += pages.value();
+      at = at + pages;
+    } else if (done.error == EEXIST && present(at)) {
+      at = at + kOnePage;
+    } else if (at == page && done.error == ENOENT && end > at + kOnePage) {
+      end = at + kOnePage;  // the client's own mprotect cut the mapping in two: this page alone
+    } else {
+      if (at == page) result.error = done.error;
+      break;
+    }
+  }
+  result.reached = at - page;
+  return result;
+}
+
+}  // namespace
+
+Installed map_pages(const kernel::Userfaultfd& uffd, const Vma& vma, PageIndex page,
+                    PageCount count) {
+  const auto wp = vma.sharing == Sharing::private_copy ? WriteProtect::yes : WriteProtect::no;
+  return install(
+      vma, page, count,
+      [&](PageIndex at, PageCount n) {
+        const RangeResult done =
+            uffd.continue_range(vma.address_of(at), vma.page_size().bytes(n), wp);
+        if (done.error == EFAULT) vma.object->recheck(at);
+        return done;
+      },
+      [&](PageIndex at) {
+        // Another thread's fault was answered first; who sleeps there must be woken all the same.
+        if (at == page) uffd.wake(vma.address_of(at), vma.page_size().bytes());
+        return true;
+      });
+}
+
+PageCount most_zeroes(PageSize page_size) {
+  return page_size.pages(ByteCount{zeroes.size()});
+}
+
+Installed copy_pages(const kernel::Userfaultfd& uffd, const Vma& vma, PageIndex page,
+                     PageCount count, Source source) {
+  PageCount parted;
+  Installed result = install(
+      vma, page, count,
+      [&](PageIndex at, PageCount n) {
+        const std::byte* from = source == Source::zeroes ? zeroes.data() : vma.object->content(at);
+        const RangeResult done =
+            uffd.copy_range(vma.address_of(at), from, vma.page_size().bytes(n));
+        if (done.done > ByteCount{0}) {
+          // The writer runs already. Who reads the record waits for answers under way first.
+          parted = parted + vma.activity->record_break(at, vma.page_size().pages(done.done));
+        }
+        return done;
+      },
+      [&](PageIndex at) { return at != page; });
+  result.parted = parted;
+  return result;
+}
+
+Installed unprotect_pages(const kernel::Userfaultfd& uffd, const Vma& vma, PageIndex page,
+                          PageCount count) {
+  Installed result;
+  for (;;) {
+    // Recorded first: once the protection is lifted the kernel copies at the next write, without a
+    // word.
+    result.parted = result.parted + vma.activity->record_break(page, count);
+    const RangeResult done =
+        uffd.write_unprotect(vma.address_of(page), vma.page_size().bytes(count));
+    if (done.error == 0) {
+      result.reached = count;
+      return result;
+    }
+    if (done.error != ENOENT || count == kOnePage) {
+      result.error = done.error;
+      return result;
+    }
+    count = kOnePage;
+  }
+}
+
+}  // namespace faultline::space

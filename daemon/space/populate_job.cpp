@@ -1,0 +1,104 @@
+#include "daemon/space/populate_job.hpp"
+
+#include <cerrno>
+#include <utility>
+
+namespace faultline::space {
+
+namespace {
+// Of one step: what a fault may have to wait for.
+constexpr ByteCount kStep{std::uint64_t{512} << 10};
+}  // namespace
+
+std::shared_ptr<PopulateJob> PopulateJob::start(FaultWorker& home,
+                                                const std::shared_ptr<AddressSpace>& space,
+                                                VaRange range, bool write,
+                                                std::function<void()> ended) {
+  // A private constructor.
+  std::shared_ptr<PopulateJob> job{new PopulateJob(home, space, range, write, std::move(ended))};
+  job->step_soon();
+  return job;
+}
+
+PopulateJob::PopulateJob(FaultWorker& home, const std::shared_ptr<AddressSpace>& space,
+                         VaRange range, bool write, std::function<void()> ended)
+    : home_(home),
+      space_(space),
+      range_(range),
+      write_(write),
+      on_end_(std::move(ended)),
+      at_(range.start) {}
+
+PopulateProgress PopulateJob::progress() const {
+  // Ended is read first: what it says of the counts is then true of what is read after.
+  const bool ended = ended_.load(std::memory_order_acquire);
+  return {.wanted = kBasePage.pages(range_.length),
+          .done = PageCount{done_.load(std::memory_order_relaxed)},
+          .failed = PageCount{failed_.load(std::memory_order_relaxed)},
+          .ended = ended,
+          .error = error_.load(std::memory_order_relaxed)};
+}
+
+void PopulateJob::step_soon() {
+  home_.post([self = shared_from_this()] { return self->step(); });
+}
+
+bool PopulateJob::step() {
+  const auto space = space_.lock();
+  if (!space || space->dead()) {
+    end(ESRCH);
+    return true;
+  }
+  if (cancelled_.load(std::memory_order_relaxed)) {
+    end(ECANCELED);
+    return true;
+  }
+  if (at_ >= range_.end()) {
+    end(0);
+    return true;
+  }
+  const ByteCount most =
+      std::exchange(alone_, false) ? kBasePage.bytes() : std::min(kStep, range_.end() - at_);
+  const auto result = space->populate(
+      at_, most, write_,
+      [self = shared_from_this(), at = at_](memory::Supply supply) { self->came(at, supply); });
+  if (result.waits) return true;  // came() goes on
+  if (result.error == EAGAIN || result.error == ENOMEM) return false;
+  if (result.error == ENOENT) {
+    pass_over(kBasePage.bytes(), ECANCELED);
+  } else if (result.error != 0) {
+    pass_over(kBasePage.bytes(), result.error);
+  } else {
+    done_.fetch_add(kBasePage.pages(result.reached).value(), std::memory_order_relaxed);
+    at_ = at_ + result.reached;
+  }
+  step_soon();
+  return true;
+}
+
+void PopulateJob::came(Vaddr asked, memory::Supply supply) {
+  // On the pager's thread, or within populate.
+  home_.post([self = shared_from_this(), asked, supply] {
+    if (self->at_ != asked) return true;
+    if (supply == memory::Supply::failed) self->pass_over(kBasePage.bytes(), EIO);
+    self->alone_ = supply == memory::Supply::retry_alone;
+    return self->step();
+  });
+}
+
+void PopulateJob::pass_over(ByteCount length, int error) {
+  failed_.fetch_add(kBasePage.pages(length).value(), std::memory_order_relaxed);
+  int none = 0;
+  error_.compare_exchange_strong(none, error, std::memory_order_relaxed);
+  at_ = at_ + length;
+}
+
+void PopulateJob::end(int error) {
+  if (error != 0) {
+    int none = 0;
+    error_.compare_exchange_strong(none, error, std::memory_order_relaxed);
+  }
+  if (!ended_.exchange(true, std::memory_order_release)) on_end_();
+}
+
+}  // namespace faultline::space
