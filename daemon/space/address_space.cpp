@@ -320,13 +320,10 @@ void AddressSpace::on_fork(int child_fd) {
   };
   std::vector<Vma> inherited;
   for (Vma& vma : vmas_.all()) inherited.push_back(inherit(std::move(vma)));
-  if (departed_.empty()) {
-    child->vmas_.assign(std::move(inherited));
-  } else {
-    // What is there now came after what departed.
-    for (const Vma& vma : departed_) child->vmas_.insert(inherit(vma));
-    for (Vma& vma : inherited) child->vmas_.insert(std::move(vma));
-  }
+  child->vmas_.assign(std::move(inherited));
+  // The child has what departed since it forked. What departed before, it has not, and something
+  // that was not reported may be there now: its first fault there asks the kernel.
+  for (const Vma& vma : departed_) child->inherited_.add({inherit(vma)});
   host_->adopt(std::move(child));
 }
 
@@ -376,6 +373,9 @@ std::shared_ptr<memory::MemoryObject> AddressSpace::object_of(std::uint64_t inod
   for (const Vma& vma : vmas_.all()) {
     if (vma.object->memfd().inode() == inode) return vma.object;
   }
+  for (const Vma& vma : inherited_) {
+    if (vma.object->memfd().inode() == inode) return vma.object;
+  }
   return nullptr;
 }
 
@@ -385,35 +385,53 @@ Status AddressSpace::discover(Vaddr address) {
   }
   if (vmas_.find(address)) return {};
   if (vmas_.size() >= kMaxVmas) return fail(ENOMEM, "taking in an unreported mapping");
+  const Vma* const remembered = inherited_.find(address);
   auto mapping = kernel::mapping_at(owner().pid, address);
-  if (!mapping) return propagate(mapping);
-  const auto object = *mapping ? object_of((*mapping)->inode) : nullptr;
-  if (!object) {
+  std::optional<Vma> found;
+  if (mapping) {
+    if (*mapping) found = vma_of(**mapping, address, remembered);
+  } else if (remembered != nullptr) {
+    found = *remembered;  // as good as can be had without the kernel's word
+  } else {
+    return propagate(mapping);
+  }
+  if (!found) {
     return fail(ENOENT,
                 "looking for a mapping of an object at address " + std::to_string(address.value()));
   }
-  const kernel::KernelMapping& there = **mapping;
-  Vaddr start = there.start;
-  Vaddr end =
-      std::min(there.end, there.start + (object->size() - std::min(object->size(), there.offset)));
+  Vaddr start = found->start;
+  Vaddr end = found->end;
   for (const Vma& known : vmas_.overlapping(start, end)) {
     if (known.end <= address) start = known.end;
     if (known.start > address) end = std::min(end, known.start);
   }
-  if (address >= end) return fail(ENOENT, "looking for an object's page beyond its end");
   if (auto registered = uffd_.register_object_range(start, end - start); !registered) {
     return registered;
   }
-  const PageIndex first = object->page_size().index_of(there.offset + (start - there.start));
-  const PageCount pages = object->page_size().pages(end - start);
-  vmas_.insert(Vma{.start = start,
-                   .end = end,
-                   .object = object,
-                   .first = first,
-                   .sharing = there.shared ? Sharing::shared : Sharing::private_copy,
-                   .writable = there.writable,
-                   .activity = std::make_shared<VmaActivity>(first, pages)});
+  vmas_.insert(found->part(start, end));
   return {};
+}
+
+std::optional<Vma> AddressSpace::vma_of(const kernel::KernelMapping& there, Vaddr address,
+                                        const Vma* remembered) const {
+  const auto object = object_of(there.inode);
+  if (!object || there.offset >= object->size()) return std::nullopt;
+  const Vaddr end = std::min(there.end, there.start + (object->size() - there.offset));
+  if (address >= end) return std::nullopt;
+  Vma found{.start = there.start,
+            .end = end,
+            .object = object,
+            .first = object->page_size().index_of(there.offset),
+            .sharing = there.shared ? Sharing::shared : Sharing::private_copy,
+            .writable = there.writable,
+            .advice = Advice::normal,
+            .activity = nullptr};
+  if (remembered != nullptr && remembered->object == object &&
+      remembered->page_at(address) == found.page_at(address)) {
+    return remembered->part(found.start, found.end);  // it knows what has parted
+  }
+  found.activity = std::make_shared<VmaActivity>(found.first, found.pages());
+  return found;
 }
 
 Status AddressSpace::rediscover(const VaRange& range) {
@@ -567,6 +585,7 @@ void AddressSpace::die() {
   if (dead_.exchange(true, std::memory_order_acq_rel)) return;
   vmas_.clear();
   departed_.clear();
+  inherited_.clear();
   pending_.clear();
   deferred_.clear();
   handles_->clear();

@@ -49,6 +49,7 @@
 #include <vector>
 
 #include "daemon/kernel/mailbox.hpp"
+#include "daemon/kernel/process.hpp"
 #include "daemon/kernel/ring.hpp"
 #include "daemon/kernel/userfaultfd.hpp"
 #include "daemon/space/departed.hpp"
@@ -235,6 +236,8 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   Status change(const VaRange& range, const std::function<void(Vma&)>& edit);
   // Takes in the kernel's mapping at an address, as far as it is not known.
   Status discover(Vaddr address);
+  std::optional<Vma> vma_of(const kernel::KernelMapping& there, Vaddr address,
+                            const Vma* remembered) const;
   std::shared_ptr<memory::MemoryObject> object_of(std::uint64_t inode) const;
   void forget(const std::vector<Vma>& gone);
   bool retire_in_turn();
@@ -267,6 +270,7 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   Turn turn_;
   // From here on the turn guards.
   DepartedVmas departed_;        // emptied when no event is under way
+  DepartedVmas inherited_;       // what had departed from the parent: this one may have it still
   std::vector<Fault> pending_;   // read or come back, to be answered when the turn ends
   std::vector<Fault> deferred_;  // met EAGAIN
   std::atomic<std::chrono::nanoseconds> retry_after_{std::chrono::nanoseconds{0}};

@@ -1,6 +1,6 @@
 // Pieces of mappings whose removal was reported while a fork that began before it may not have been
-// reported yet: its child has them still. Must never grow without a bound: a client can move and
-// unmap for ever while it keeps an event under way.
+// reported yet: its child has them still, and looks for them here at its first fault. Must never
+// grow without a bound: a client can move and unmap for ever while it keeps an event under way.
 //
 // What is dropped for want of room is dropped oldest first. A child that had it gets SIGBUS there
 // from then on, as in every range that the daemon does not know.
@@ -29,6 +29,14 @@ class DepartedVmas {
     while (dropped_ < mark && !pieces_.empty()) drop_oldest();
   }
   void clear() { drop_before(mark()); }
+
+  // The newest that holds the address; null where none does. Valid until the next change.
+  [[nodiscard]] const Vma* find(Vaddr address) const {
+    for (auto it = pieces_.rbegin(); it != pieces_.rend(); ++it) {
+      if (it->contains(address)) return &*it;
+    }
+    return nullptr;
+  }
 
   [[nodiscard]] bool empty() const { return pieces_.empty(); }
   [[nodiscard]] auto begin() const { return pieces_.begin(); }  // oldest first
