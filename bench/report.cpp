@@ -13,7 +13,7 @@ namespace faultline::bench {
 
 namespace {
 
-constexpr std::size_t kColumns = 9;
+constexpr std::size_t kColumns = 10;
 using Row = std::array<std::string, kColumns>;
 
 const char* sign(Target::Goal goal) {
@@ -38,21 +38,22 @@ double judged(const Result& result, const Target& target) {
 }
 
 Row row_of(const Result& result) {
-  Row row{result.name, result.unit,     "-", number(median(result.faultline)), "-", "-", "-",
+  Row row{result.name, result.unit, "-", "-", number(median(result.faultline)), "-", "-", "-",
           "-",         result.placement};
   if (!result.kernel.empty()) {
     const std::vector<double> ratios = pair_ratios(result);
-    row[2] = number(median(result.kernel));
-    row[4] = fmt::format("{:.3f}", median(ratios));
-    row[5] = fmt::format("{:.3f}..{:.3f}", quantile(ratios, 0), quantile(ratios, 1));
+    row[2] = result.against;
+    row[3] = number(median(result.kernel));
+    row[5] = fmt::format("{:.3f}", median(ratios));
+    row[6] = fmt::format("{:.3f}..{:.3f}", quantile(ratios, 0), quantile(ratios, 1));
   }
   return row;
 }
 
 void judge(Row& row, const Result& result, const Target& target) {
-  row[6] = fmt::format("{} {:g}{}", sign(target.goal), target.limit,
+  row[7] = fmt::format("{} {:g}{}", sign(target.goal), target.limit,
                        target.of == Target::Of::ratio ? "" : " " + result.unit);
-  row[7] = met(result, target) ? "yes" : "no";
+  row[8] = met(result, target) ? "yes" : "no";
 }
 
 }  // namespace
@@ -93,7 +94,7 @@ bool met(const Result& result, const Target& target) {
 
 std::string table(const std::vector<Result>& results) {
   std::vector<Row> rows{
-      Row{"FIGURE", "UNIT", "KERNEL", "FAULTLINE", "RATIO", "OF PAIRS", "TARGET", "MET", "CPUS"}};
+      Row{"FIGURE", "UNIT", "AGAINST", "ITS", "FAULTLINE", "RATIO", "OF PAIRS", "TARGET", "MET", "CPUS"}};
   for (const Result& result : results) {
     Row row = row_of(result);
     bool first = true;
@@ -116,7 +117,7 @@ std::string table(const std::vector<Result>& results) {
   for (const Row& row : rows) {
     std::string line;
     for (std::size_t i = 0; i < kColumns; ++i) {
-      const bool is_number = i >= 2 && i <= 5;
+      const bool is_number = i >= 3 && i <= 6;
       line += is_number ? fmt::format("{:>{}}  ", row.at(i), widths.at(i))
                         : fmt::format("{:<{}}  ", row.at(i), widths.at(i));
     }
@@ -124,7 +125,7 @@ std::string table(const std::vector<Result>& results) {
     text += line + '\n';
   }
   text +=
-      "Medians of the rounds; RATIO is the median of FAULTLINE / KERNEL of each round, OF PAIRS "
+      "Medians of the rounds; RATIO is the median of FAULTLINE / ITS of each round, OF PAIRS "
       "its least and most.\n";
   for (const Result& result : results) {
     for (const std::string& note : result.notes) {
@@ -149,6 +150,7 @@ nlohmann::json to_json(const std::vector<Result>& results) {
         {"name", result.name},
         {"unit", result.unit},
         {"placement", result.placement},
+        {"against", result.against},
         {"faultline", {{"median", median(result.faultline)}, {"samples", result.faultline}}},
         {"targets", targets},
         {"notes", result.notes}};

@@ -21,7 +21,8 @@ struct Result {
   std::string name;
   std::string unit;
   std::string placement;          // which CPUs who might run on
-  std::vector<double> kernel;     // a sample a round; empty where the kernel has no such thing
+  std::string against = "kernel";  // what Faultline is compared with
+  std::vector<double> kernel;     // its samples, one a round; empty where it has no such thing
   std::vector<double> faultline;  // the same rounds
   std::vector<Target> targets;
   std::vector<std::string> notes;

@@ -13,3 +13,8 @@ pkg_check_modules(tomlplusplus REQUIRED IMPORTED_TARGET tomlplusplus)
 if(FAULTLINE_TESTS)
   find_package(GTest REQUIRED)
 endif()
+if(FAULTLINE_BENCH)
+  # What the interval tree is compared with.
+  find_package(absl REQUIRED)
+  pkg_check_modules(liburcu REQUIRED IMPORTED_TARGET liburcu-memb)
+endif()
