@@ -130,6 +130,9 @@ Result<std::unique_ptr<Server>> Server::create(const Settings& settings,
   const kernel::SignalsBlocked none_for_others;
   std::unique_ptr<Server> server{new Server(settings, support)};
   server->userfaultfd_device_ = UniqueFd{::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC)};
+  auto event_signal = kernel::EventSignal::create();
+  if (!event_signal) return propagate(event_signal);
+  server->event_signal_ = std::move(*event_signal);
   auto spaces = space::SpaceService::create(
       {.workers_per_user = settings.workers, .spaces_per_user = settings.max_spaces_per_user});
   if (!spaces) return propagate(spaces);

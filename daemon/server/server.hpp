@@ -84,6 +84,7 @@ class Server final : private SessionHost {
   space::SpaceService& spaces() override { return *spaces_; }
   int userfaultfd_device() const override { return userfaultfd_device_.get(); }
   std::uint32_t server_flags() const override;
+  std::shared_ptr<kernel::EventSignal> event_signal() override { return event_signal_; }
   void report(wire::AdminRequest query, uid_t viewer,
               std::function<void(Result<std::string>)> done) override;
   void closed(Session& session) override;
@@ -93,6 +94,7 @@ class Server final : private SessionHost {
   bool all_ended_ = true;
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   UniqueFd userfaultfd_device_;
+  std::shared_ptr<kernel::EventSignal> event_signal_;
   boost::asio::io_context control_{1};
   Helpers helpers_;
   boost::asio::signal_set signals_{control_};

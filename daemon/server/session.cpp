@@ -15,6 +15,7 @@
 #include "daemon/admin/report.hpp"
 #include "daemon/kernel/log_budget.hpp"
 #include "daemon/server/json_memfd.hpp"
+#include "daemon/server/request.hpp"
 
 namespace faultline::server {
 
@@ -26,15 +27,6 @@ using memory::FileSource;
 using memory::MemoryObject;
 using memory::ObjectSpec;
 
-constexpr std::uint64_t kHighestAddress = std::uint64_t{1} << 56;
-
-template <typename Body>
-std::optional<Body> body_of(const Packet& packet) {
-  Body body{};
-  if (!wire::read_body<wire::RequestHeader>(packet.bytes, body)) return std::nullopt;
-  return body;
-}
-
 // Nothing unless the name is zero-terminated, and zero to its end.
 std::optional<std::string> text_of(const wire::Name& name) {
   const auto* const end = std::find(name.begin(), name.end(), '\0');
@@ -42,10 +34,6 @@ std::optional<std::string> text_of(const wire::Name& name) {
     return std::nullopt;
   }
   return std::string(name.begin(), end);
-}
-
-Error malformed(const char* request) {
-  return Error{EPROTO, std::string("reading a malformed ") + request + " request"};
 }
 
 // Checks the client's file and takes the part of it that was asked for. May block on its file
@@ -121,14 +109,6 @@ Status check_map(const wire::MapRequest& request, const space::OpenObject& open)
 
 }  // namespace
 
-template <typename Body>
-Session::Reply Session::good(const Body& body) {
-  Reply reply;
-  const auto bytes = std::as_bytes(std::span(&body, 1));
-  reply.body.assign(bytes.begin(), bytes.end());
-  return reply;
-}
-
 Session::Reply Session::bad(Error error) {
   Reply reply;
   reply.status = tl::unexpected<Error>(std::move(error));
@@ -161,6 +141,7 @@ void Session::close() {
   if (std::exchange(closed_, true)) return;
   hang_up(kernel::ForeignFd{socket_.release()});
   deadline_.cancel();
+  jobs_.cancel_all();
   if (space_) host_.spaces().session_closed(*space_);
   host_.closed(*this);
 }
@@ -234,6 +215,18 @@ void Session::handle(Packet packet) {
       return on_process_stats();
     case wire::Op::admin:
       return on_admin(packet);
+    case wire::Op::protect:
+      return on_protect(packet);
+    case wire::Op::advise:
+      return on_advise(packet);
+    case wire::Op::rediscover:
+      return on_rediscover(packet);
+    case wire::Op::populate:
+      return on_populate(packet);
+    case wire::Op::job_progress:
+      return on_job_progress(packet);
+    case wire::Op::job_free:
+      return on_job_free(packet);
   }
   send(bad({EOPNOTSUPP,
             "asking for unknown operation " + std::to_string(static_cast<unsigned>(request_.op))}));
@@ -500,11 +493,7 @@ void Session::on_map(const Packet& packet) {
   request.sharing =
       (body->flags & wire::kMapShared) != 0 ? space::Sharing::shared : space::Sharing::private_copy;
   request.writable = (body->flags & wire::kMapWrite) != 0;
-  host_.spaces().map(*space_, std::move(request), [respond = responder()](Status status) {
-    Reply reply;
-    reply.status = std::move(status);
-    respond(std::move(reply));
-  });
+  host_.spaces().map(*space_, std::move(request), status_responder());
 }
 
 void Session::on_mapping_stats(const Packet& packet) {

@@ -19,6 +19,7 @@
 #include <boost/asio/thread_pool.hpp>
 #include <chrono>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -26,15 +27,14 @@
 #include <vector>
 
 #include "daemon/kernel/closer.hpp"
+#include "daemon/kernel/event_signal.hpp"
 #include "daemon/kernel/process.hpp"
 #include "daemon/memory/object_directory.hpp"
+#include "daemon/server/job_table.hpp"
+#include "daemon/server/request.hpp"
 #include "daemon/space/space_service.hpp"
-#include "faultline/wire/packet.hpp"
 
 namespace faultline::server {
-
-// What a request does not take out of its packet is closed elsewhere when the packet goes.
-using Packet = wire::PacketOf<kernel::ForeignFd>;
 
 // What all sessions share. Outlives them.
 class SessionHost {
@@ -52,6 +52,8 @@ class SessionHost {
   // The open /dev/userfaultfd, or -1.
   virtual int userfaultfd_device() const = 0;
   virtual std::uint32_t server_flags() const = 0;
+  // Jobs may hold it longer than the host lives.
+  virtual std::shared_ptr<kernel::EventSignal> event_signal() = 0;
   // Builds the answer to an admin query and calls done on any thread.
   virtual void report(wire::AdminRequest query, uid_t viewer,
                       std::function<void(Result<std::string>)> done) = 0;
@@ -83,7 +85,12 @@ class Session : public std::enable_shared_from_this<Session> {
     std::vector<UniqueFd> own_fds;  // sent after fds, then closed
   };
   template <typename Body>
-  static Reply good(const Body& body);
+  static Reply good(const Body& body) {
+    Reply reply;
+    const auto bytes = std::as_bytes(std::span(&body, 1));
+    reply.body.assign(bytes.begin(), bytes.end());
+    return reply;
+  }
   static Reply bad(Error error);
 
   void listen();
@@ -93,6 +100,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void send_bytes(std::vector<std::byte> bytes, std::shared_ptr<Reply> keep);
   // Sends the reply from any thread.
   std::function<void(Reply)> responder();
+  std::function<void(Status)> status_responder();
 
   void on_hello();
   void on_attach_new(Packet& packet);
@@ -106,6 +114,19 @@ class Session : public std::enable_shared_from_this<Session> {
   void on_mapping_stats(const Packet& packet);
   void on_process_stats();
   void on_admin(const Packet& packet);
+
+  // session_memory.cpp
+  void on_protect(const Packet& packet);
+  void on_advise(const Packet& packet);
+  void on_rediscover(const Packet& packet);
+  void on_populate(Packet& packet);
+  void on_job_progress(const Packet& packet);
+  void on_job_free(const Packet& packet);
+  void started(std::uint64_t number, bool asked_about,
+               Result<std::shared_ptr<space::PopulateJob>> job);
+  // What a job does when it has ended: tells the client, or goes.
+  std::function<void()> signaller(kernel::ForeignFd eventfd);
+  std::function<void()> forgetter(std::uint64_t number);
 
   [[nodiscard]] Reply opened(std::shared_ptr<memory::MemoryObject> object, memory::Access access);
   [[nodiscard]] memory::Credentials credentials() const { return {peer_.uid, peer_.gid}; }
@@ -121,6 +142,7 @@ class Session : public std::enable_shared_from_this<Session> {
   boost::asio::thread_pool& helpers_;
   wire::RequestHeader request_;  // the one being carried out
   std::optional<space::SpaceRef> space_;
+  JobTable jobs_;
   bool greeted_ = false;
   bool closed_ = false;
 };

@@ -24,7 +24,7 @@
 namespace faultline::wire {
 
 inline constexpr std::uint32_t kMagic = 0x314c4c46;  // "FLL1", little-endian
-inline constexpr std::uint16_t kVersion = 1;
+inline constexpr std::uint16_t kVersion = 2;
 inline constexpr std::size_t kMaxPacket = 2048;
 inline constexpr std::size_t kMaxFds = 2;
 inline constexpr std::size_t kMaxName = 128;
@@ -44,6 +44,12 @@ enum class Op : std::uint16_t {
   mapping_stats = 10,
   process_stats = 11,
   admin = 12,
+  protect = 13,
+  advise = 14,
+  rediscover = 15,
+  populate = 16,
+  job_progress = 17,
+  job_free = 18,
 };
 
 struct RequestHeader {
@@ -160,6 +166,55 @@ struct MapRequest {
   std::uint32_t reserved = 0;
 };
 
+// The client has done mprotect(2) on [address, address + length) already.
+inline constexpr std::uint32_t kProtectWrite = 1U << 0;
+
+struct ProtectRequest {
+  std::uint64_t address = 0;
+  std::uint64_t length = 0;
+  std::uint32_t flags = 0;
+  std::uint32_t reserved = 0;  // 0
+};
+
+enum class Advice : std::uint32_t { normal = 0, sequential = 1, random = 2 };
+
+struct AdviseRequest {
+  std::uint64_t address = 0;
+  std::uint64_t length = 0;
+  Advice advice{};
+  std::uint32_t reserved = 0;  // 0
+};
+
+// The client has mapped more of an object there with mremap(2), which the kernel does not tell.
+struct RediscoverRequest {
+  std::uint64_t address = 0;
+  std::uint64_t length = 0;
+};
+
+inline constexpr std::uint32_t kPopulateWrite = 1U << 0;
+
+// With an eventfd, a job that stays until it is freed, and becomes readable there when it has
+// ended. Without one, a job that nobody asks about: it goes when it has ended, and its number is 0.
+struct PopulateRequest {  // + an eventfd, or nothing
+  std::uint64_t address = 0;
+  std::uint64_t length = 0;
+  std::uint32_t flags = 0;
+  std::uint32_t reserved = 0;  // 0
+};
+struct PopulateReply {
+  std::uint64_t job = 0;  // this session's own number
+};
+struct JobRequest {
+  std::uint64_t job = 0;
+};
+struct JobProgressReply {
+  std::uint64_t pages_wanted = 0;
+  std::uint64_t pages_done = 0;
+  std::uint64_t pages_failed = 0;
+  std::uint32_t ended = 0;
+  std::int32_t error = 0;  // a positive errno, of the first page that failed
+};
+
 struct MappingStatsRequest {
   std::uint64_t address = 0;
 };
@@ -195,6 +250,10 @@ struct AdminReply {  // + a sealed memfd that holds the JSON text
 static_assert(std::is_trivially_copyable_v<RequestHeader> && sizeof(RequestHeader) == 24);
 static_assert(std::is_trivially_copyable_v<ReplyHeader> && sizeof(ReplyHeader) == 264);
 static_assert(std::is_trivially_copyable_v<ObjectCreateRequest>);
+static_assert(std::is_trivially_copyable_v<ProtectRequest> && sizeof(ProtectRequest) == 24);
+static_assert(std::is_trivially_copyable_v<AdviseRequest> && sizeof(AdviseRequest) == 24);
+static_assert(std::is_trivially_copyable_v<PopulateRequest> && sizeof(PopulateRequest) == 24);
+static_assert(std::is_trivially_copyable_v<JobProgressReply> && sizeof(JobProgressReply) == 32);
 static_assert(std::is_trivially_copyable_v<Stats> && sizeof(Stats) == 128);
 static_assert(sizeof(ReplyHeader) + sizeof(ObjectStatReply) <= kMaxPacket);
 
