@@ -7,12 +7,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <cstring>
-#include <iterator>
-#include <utility>
-#include <vector>
 
 namespace faultline::client {
 
@@ -96,6 +92,22 @@ void Connection::require_generation(std::uint64_t generation) const {
                 "using an object opened before the fork, with a daemon that is not told of forks");
 }
 
+void Connection::require_process(std::uint64_t forks) const {
+  if (forks == forks_) return;
+  throw Failure(ESTALE, "using a job of the process that forked this one");
+}
+
+std::uint64_t Connection::forks() {
+  const std::lock_guard lock(mutex_);
+  return forks_;
+}
+
+std::shared_ptr<const UniqueFd> Connection::session_in_process(std::uint64_t forks) {
+  const std::lock_guard lock(mutex_);
+  require_process(forks);
+  return control_.socket();
+}
+
 void Connection::attach_new() {
   control_ = Control(path_);
   const wire::Packet hello = say_hello(control_);
@@ -126,91 +138,12 @@ void Connection::attach_if_forked() {
   forked_ = false;
 }
 
-void Connection::add_mapping(MapRange range, Content content) {
-  const std::lock_guard lock(mappings_mutex_);
-  mappings_[range.start] = {range.length, content};
-  while_mapped_ = shared_from_this();
-}
-
-void Connection::unmap(MapRange range) {
-  const std::uintptr_t end = range.start + range.length;
-  std::vector<std::pair<std::uintptr_t, Mapped>> cut;
-  std::shared_ptr<Connection> last;  // let go after the lock
-  {
-    const std::lock_guard lock(mappings_mutex_);
-    // The mappings that hold the range, without a hole between them.
-    auto it = mappings_.upper_bound(range.start);
-    if (it != mappings_.begin()) --it;
-    std::uintptr_t covered = range.start;
-    for (; it != mappings_.end() && covered < end; ++it) {
-      const std::uintptr_t mapping_end = it->first + it->second.length;
-      if (it->first > covered || mapping_end <= covered) break;
-      cut.emplace_back(*it);
-      covered = mapping_end;
-    }
-    if (covered < end) throw Failure(EINVAL, "unmapping a range that is not all mapped by fl_map");
-    // Forgotten first: once it is unmapped, another thread's mapping may stand there.
-    for (const auto& [start, mapped] : cut) {
-      mappings_.erase(start);
-      const std::uintptr_t mapping_end = start + mapped.length;
-      if (start < range.start) mappings_[start] = {range.start - start, mapped.content};
-      if (mapping_end > end) mappings_[end] = {mapping_end - end, mapped.content};
-    }
-    if (mappings_.empty()) last = std::move(while_mapped_);
-  }
-  if (::munmap(reinterpret_cast<void*>(range.start), range.length) == 0) return;
-  // ENOMEM: no more mappings for the rest on either side. Nothing was unmapped, so nobody else can
-  // have come there, and it can be asked for again.
-  const int code = errno;
-  {
-    const std::lock_guard lock(mappings_mutex_);
-    for (const auto& [start, mapped] : cut) {
-      const std::uintptr_t piece = std::max(start, range.start);
-      mappings_[piece] = {std::min(start + mapped.length, end) - piece, mapped.content};
-    }
-    while_mapped_ = shared_from_this();
-  }
-  throw Failure(code, "munmap");
-}
-
-void Connection::poison_mappings_of_files() const {
-  // Pages past the end of a file raise SIGBUS, mmap(2). In a fork child: no exceptions, nothing to
-  // report to.
-  const UniqueFd empty{::memfd_create("faultline:gone", MFD_CLOEXEC)};
-  for (const auto& [start, mapped] : mappings_) {
-    if (mapped.content != Content::of_file) continue;
-    void* const address = reinterpret_cast<void*>(start);
-    void* const replaced = ::mmap(address, mapped.length, PROT_READ | PROT_WRITE,
-                                  MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, empty.get(), 0);
-    // Short of descriptors or memory: no access at all is the other safe answer.
-    if (replaced == MAP_FAILED) (void)::mprotect(address, mapped.length, PROT_NONE);
-  }
-}
-
-void Connection::reserve_mappings_of_files() {
-  // The child's own memory would come to lie in the hole, and go with an fl_unmap of what it thinks
-  // it inherited.
-  for (auto it = mappings_.begin(); it != mappings_.end();) {
-    auto& [start, mapped] = *it;
-    void* reserved = nullptr;
-    if (mapped.content == Content::of_file) {
-      reserved = ::mmap(reinterpret_cast<void*>(start), mapped.length, PROT_NONE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-      mapped.content = Content::none;
-    }
-    // Another fork hook's memory may have come there first: then it is no longer ours.
-    it = reserved == MAP_FAILED ? mappings_.erase(it) : std::next(it);
-  }
-  // The fork hooks hold the connection.
-  if (mappings_.empty()) while_mapped_.reset();
-}
-
 void Connection::before_fork() {
   mutex_.lock();
-  mappings_mutex_.lock();
+  mappings_.lock();
   // A child that has not attached yet, and forks, has no session to tell whether the daemon still
   // serves.
-  if (!forked_ || !maps_files()) return;
+  if (!forked_ || !mappings_.maps_files()) return;
   try {
     control_ = Control(path_);
   } catch (const Failure&) {
@@ -220,26 +153,22 @@ void Connection::before_fork() {
   }
 }
 
-bool Connection::maps_files() const {
-  return std::any_of(mappings_.begin(), mappings_.end(),
-                     [](const auto& entry) { return entry.second.content == Content::of_file; });
-}
-
 void Connection::after_fork_in_parent() {
   if (forked_) control_.close();
-  mappings_mutex_.unlock();
+  mappings_.unlock();
   mutex_.unlock();
 }
 
 void Connection::after_fork_in_child() {
-  if ((server_flags_ & wire::kServerNoForkEvents) != 0) reserve_mappings_of_files();
+  ++forks_;
+  if ((server_flags_ & wire::kServerNoForkEvents) != 0) mappings_.reserve_mappings_of_files();
   // A daemon that stops closes its sessions before it gives any range up. So where the session
   // still stands here, the kernel told it of this fork, and it serves, or poisons, the child's own
   // ranges.
-  forked_ = control_.open() ? !control_.hung_up() : forked_ && !maps_files();
-  if (!forked_) poison_mappings_of_files();
+  forked_ = control_.open() ? !control_.hung_up() : forked_ && !mappings_.maps_files();
+  if (!forked_) mappings_.poison_mappings_of_files();
   control_.close();
-  mappings_mutex_.unlock();
+  mappings_.unlock();
   mutex_.unlock();
 }
 

@@ -14,32 +14,24 @@
 //      Mappings of files stay behind in the parent; the child keeps their addresses, without
 //      access.
 //   3. broken: the daemon is gone, and hung up. Mappings stay; calls fail with EPIPE; the next
-//   fl_connect makes
-//      a new one. A daemon that stops poisons what is only in a file. Fork does not copy such marks
-//      (it copies no page tables that a fault can fill, kernel/mm/memory.c: vma_needs_copy), so a
-//      child that is forked later gets SIGBUS from the whole mapping, where the kernel would make
-//      up zeroes.
+//      fl_connect makes a new one. A daemon that stops poisons what is only in a file. Fork does
+//      not copy such marks (it copies no page tables that a fault can fill, kernel/mm/memory.c:
+//      vma_needs_copy), so a child that is forked later gets SIGBUS from the whole mapping, where
+//      the kernel would make up zeroes.
 //
-// Lock order: the list of connections (fork.cpp), then mutex_, then mappings_mutex_. A fork takes
-// them all, so that the child finds them free and the state whole.
+// Lock order: the list of connections (fork.cpp), then mutex_, then that of the mappings. A fork
+// takes them all, so that the child finds them free and the state whole.
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
 
 #include "libclient/control.hpp"
+#include "libclient/mappings.hpp"
 
 namespace faultline::client {
-
-struct MapRange {
-  std::uintptr_t start = 0;
-  std::size_t length = 0;
-};
-// What lies behind a mapping. none: in a fork child, the addresses of what it did not inherit.
-enum class Content { zero, of_file, none };
 
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
@@ -68,13 +60,22 @@ class Connection : public std::enable_shared_from_this<Connection> {
     require_generation(generation);
     return control_.call(op, arguments...);
   }
+  // The same, for what a fork child does not inherit. Throws Failure: ESTALE.
+  template <typename... Arguments>
+  wire::Packet call_in_process(std::uint64_t forks, wire::Op op, const Arguments&... arguments) {
+    const std::lock_guard lock(mutex_);
+    require_process(forks);
+    return control_.call(op, arguments...);
+  }
+  // The socket of the session, to be watched for its end without the lock. Throws Failure: ESTALE.
+  [[nodiscard]] std::shared_ptr<const UniqueFd> session_in_process(std::uint64_t forks);
+  // How many forks there are between the process that made the connection and this one.
+  [[nodiscard]] std::uint64_t forks();
   // Changes when everything that was open has become stale.
   [[nodiscard]] std::uint64_t generation();
 
   [[nodiscard]] bool forks_are_served();
-  void add_mapping(MapRange range, Content content);
-  // Unmaps. Throws Failure: EINVAL where part of it is no mapping of ours.
-  void unmap(MapRange range);
+  [[nodiscard]] Mappings& mappings() { return mappings_; }
 
   // The fork hooks, see fork.cpp.
   void before_fork();
@@ -86,25 +87,18 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void attach_new();
   void attach_if_forked();
   void require_generation(std::uint64_t generation) const;
-  [[nodiscard]] bool maps_files() const;
-  void poison_mappings_of_files() const;
-  void reserve_mappings_of_files();
+  void require_process(std::uint64_t forks) const;
 
   const std::string path_;
-  std::mutex mutex_;  // guards all down to the next mutex
+  std::mutex mutex_;  // guards all down to the mappings
   Control control_;
   std::uint32_t server_flags_ = 0;
   std::uint64_t generation_ = 1;
+  std::uint64_t forks_ = 0;
   bool forked_ = false;
   void* beacon_ = nullptr;
 
-  std::mutex mappings_mutex_;  // guards the rest
-  struct Mapped {
-    std::size_t length = 0;
-    Content content = Content::zero;
-  };
-  std::map<std::uintptr_t, Mapped> mappings_;
-  std::shared_ptr<Connection> while_mapped_;  // mappings keep their connection
+  Mappings mappings_;  // locks itself
 };
 
 }  // namespace faultline::client

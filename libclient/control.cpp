@@ -28,11 +28,16 @@ Control::Control(const std::string& path) : path_(path) {
     const bool absent = wire::nobody_listens(code);
     throw Failure(code, attempted + (absent ? " (is faultlined running?)" : ""));
   }
-  socket_ = std::move(socket);
+  socket_ = std::make_shared<UniqueFd>(std::move(socket));
+}
+
+void Control::give_up() {
+  (void)::shutdown(socket_->get(), SHUT_RDWR);
+  socket_.reset();
 }
 
 bool Control::hung_up() const {
-  pollfd session{socket_.get(), 0, 0};  // POLLHUP is always asked for
+  pollfd session{socket_->get(), 0, 0};  // POLLHUP is always asked for
   int ready = 0;
   do {
     ready = ::poll(&session, 1, 0);
@@ -53,17 +58,17 @@ wire::Packet Control::exchange(wire::Op op, std::span<const std::byte> body,
   if (!body.empty()) std::memcpy(bytes.data() + sizeof(header), body.data(), body.size());
 
   wire::Packet packet;
-  int error = wire::send_packet(socket_.get(), bytes, fds);
-  if (error == 0) error = wire::receive_packet(socket_.get(), packet);
+  int error = wire::send_packet(socket_->get(), bytes, fds);
+  if (error == 0) error = wire::receive_packet(socket_->get(), packet);
   if (error != 0) {
-    close();
+    give_up();
     throw Failure(error == ECONNRESET ? EPIPE : error, attempted);
   }
   wire::ReplyHeader reply;
   if (packet.bytes.size() >= sizeof(reply)) std::memcpy(&reply, packet.bytes.data(), sizeof(reply));
   if (packet.bytes.size() < sizeof(reply) || reply.magic != wire::kMagic ||
       reply.cookie != header.cookie) {
-    close();  // out of step: what comes next cannot be trusted either
+    give_up();  // out of step: what comes next cannot be trusted either
     throw Failure(EPROTO, attempted);
   }
   if (reply.status < 0) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -18,8 +19,14 @@ class Control {
   // Connects. Throws Failure: ENOENT, ECONNREFUSED, EACCES.
   explicit Control(const std::string& path);
 
-  [[nodiscard]] bool open() const { return socket_.valid(); }
-  void close() { socket_.reset(); }
+  [[nodiscard]] bool open() const { return socket_ != nullptr && socket_->valid(); }
+  // No thread may be watching it, or this is a fork child, where the session goes on without it.
+  void close() {
+    if (socket_ != nullptr) socket_->reset();
+    socket_.reset();
+  }
+  // To be watched by other threads for the session's end. Null where there is none.
+  [[nodiscard]] std::shared_ptr<const UniqueFd> socket() const { return socket_; }
   // Whether the daemon has closed its end. Does not block.
   [[nodiscard]] bool hung_up() const;
 
@@ -34,7 +41,12 @@ class Control {
   // socket is closed; EPROTO where it answered nonsense.
   wire::Packet exchange(wire::Op op, std::span<const std::byte> body, std::span<const int> fds);
 
-  UniqueFd socket_;
+  // Ends the session, for those who watch it too.
+  void give_up();
+
+  // Threads that watch it own it too, so that they never look at another descriptor of its number.
+  // In a fork child they are gone: close() closes it all the same.
+  std::shared_ptr<UniqueFd> socket_;
   std::string path_;
   std::uint64_t next_cookie_ = 1;
 };

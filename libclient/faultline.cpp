@@ -1,9 +1,8 @@
-// The C interface: checks arguments, and turns each call into a request, a mapping, or both.
+// The C interface to connections and objects, and the counters: checks arguments, and turns each
+// call into a request. Must never let an exception out.
 #include "faultline/faultline.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <array>
 #include <bit>
@@ -13,39 +12,21 @@
 
 #include "faultline/wire/socket_path.hpp"
 #include "libclient/fork.hpp"
+#include "libclient/handles.hpp"
 
-using faultline::UniqueFd;
 using faultline::client::body_of;
 using faultline::client::Connection;
-using faultline::client::Content;
 using faultline::client::Failure;
 using faultline::client::guarded;
-using faultline::client::MapRange;
+using faultline::client::require;
 namespace wire = faultline::wire;
-
-struct fl_client {
-  std::shared_ptr<Connection> connection;
-};
-
-struct fl_object {
-  std::shared_ptr<Connection> connection;
-  std::uint64_t generation = 0;
-  wire::ObjectReply opened;
-  UniqueFd memfd;
-};
 
 namespace {
 
 static_assert(FL_NAME_MAX == wire::kMaxName);
 static_assert(sizeof(fl_stats) == sizeof(wire::Stats));
-static_assert(FL_MAP_SHARED == wire::kMapShared && FL_MAP_PRIVATE == wire::kMapPrivate &&
-              FL_MAP_WRITE == wire::kMapWrite);
 static_assert(FL_READ_ONLY == static_cast<unsigned>(wire::Access::read_only) &&
               FL_READ_WRITE == static_cast<unsigned>(wire::Access::read_write));
-
-void require(bool condition, const char* what) {
-  if (!condition) throw Failure(EINVAL, what);
-}
 
 wire::Name wire_name(const char* name) {
   wire::Name out{};
@@ -67,63 +48,6 @@ std::unique_ptr<fl_object> opened(const std::shared_ptr<Connection>& connection,
   if (reply.fds.size() != 1) throw Failure(EPROTO, "receiving an object's memfd");
   object->memfd = std::move(reply.fds.front());
   return object;
-}
-
-// A mapping of this process until it is known to the connection.
-class FreshMapping {
- public:
-  FreshMapping(const fl_object& object, std::uint64_t offset, std::size_t length,
-               std::uint32_t flags)
-      : length_(length) {
-    const bool write = (flags & FL_MAP_WRITE) != 0;
-    // The kernel lets nobody register a shared mapping that could never be written. Read-only, a
-    // private one shows the same pages.
-    const bool shared =
-        (flags & FL_MAP_SHARED) != 0 && object.opened.access == wire::Access::read_write;
-    start_ = ::mmap(nullptr, length, write ? PROT_READ | PROT_WRITE : PROT_READ,
-                    (shared ? MAP_SHARED : MAP_PRIVATE) | MAP_NORESERVE, object.memfd.get(),
-                    static_cast<off_t>(offset));
-    if (start_ == MAP_FAILED) {
-      faultline::client::throw_errno("mmap of " + std::to_string(length) + " bytes of an object");
-    }
-  }
-  FreshMapping(const FreshMapping&) = delete;
-  FreshMapping& operator=(const FreshMapping&) = delete;
-  ~FreshMapping() {
-    if (start_ != MAP_FAILED) ::munmap(start_, length_);
-  }
-
-  [[nodiscard]] MapRange range() const {
-    return {reinterpret_cast<std::uintptr_t>(start_), length_};
-  }
-  void not_for_children() const {
-    if (::madvise(start_, length_, MADV_DONTFORK) != 0) {
-      faultline::client::throw_errno("madvise(MADV_DONTFORK)");
-    }
-  }
-  void* keep() { return std::exchange(start_, MAP_FAILED); }
-
- private:
-  void* start_ = MAP_FAILED;
-  std::size_t length_;
-};
-
-void check_map(const fl_object& object, std::uint64_t offset, std::size_t length,
-               std::uint32_t flags) {
-  const std::uint64_t page = object.opened.page_size;
-  require((flags & ~(FL_MAP_SHARED | FL_MAP_PRIVATE | FL_MAP_WRITE)) == 0,
-          "mapping with an unknown flag");
-  require(((flags & FL_MAP_SHARED) != 0) != ((flags & FL_MAP_PRIVATE) != 0),
-          "mapping not exactly one of FL_MAP_SHARED and FL_MAP_PRIVATE");
-  require(length != 0, "mapping no bytes");
-  require(length % page == 0 && offset % page == 0,
-          "mapping with a length or an offset that is not a multiple of the page size");
-  require(offset <= object.opened.size && length <= object.opened.size - offset,
-          "mapping past the end of the object");
-  if ((flags & FL_MAP_SHARED) != 0 && (flags & FL_MAP_WRITE) != 0 &&
-      object.opened.access != wire::Access::read_write) {
-    throw Failure(EACCES, "mapping a read-only object shared and writable");
-  }
 }
 
 std::shared_ptr<Connection> default_connection() {
@@ -249,39 +173,6 @@ int fl_object_close(fl_object* object) {
 
 int fl_object_fd(const fl_object* object) {
   return object == nullptr ? -EINVAL : object->memfd.get();
-}
-
-int fl_map(fl_object* object, uint64_t offset, size_t length, uint32_t flags, void** address) {
-  return guarded([&] {
-    require(object != nullptr && address != nullptr, "fl_map with a null argument");
-    *address = nullptr;
-    check_map(*object, offset, length, flags);
-    Connection& connection = *object->connection;
-    FreshMapping mapping(*object, offset, length, flags);
-    wire::MapRequest request;
-    request.handle = object->opened.handle;
-    request.address = mapping.range().start;
-    request.length = length;
-    request.object_offset = offset;
-    request.flags = flags;
-    (void)connection.call_in(object->generation, wire::Op::map, request);
-    // The kernel alone could make up zeroes for a child where the file has content.
-    const bool of_file = object->opened.from_file != 0;
-    if (of_file && !connection.forks_are_served()) mapping.not_for_children();
-    connection.add_mapping(mapping.range(), of_file ? Content::of_file : Content::zero);
-    *address = mapping.keep();
-  });
-}
-
-int fl_unmap(fl_client* client, void* address, size_t length) {
-  return guarded([&] {
-    require(client != nullptr, "fl_unmap with a null client");
-    const auto start = reinterpret_cast<std::uintptr_t>(address);
-    const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-    require(length != 0 && start % page == 0 && length % page == 0 && start + length > start,
-            "unmapping with an address or length that is zero or not a multiple of the page size");
-    client->connection->unmap({start, length});
-  });
 }
 
 int fl_mapping_stats(fl_client* client, const void* address, fl_stats* stats) {

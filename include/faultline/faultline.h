@@ -130,12 +130,27 @@ FL_API int fl_object_fd(const fl_object* object);
 #define FL_MAP_SHARED (1u << 0)  /* stores are seen by all, through any mapping */
 #define FL_MAP_PRIVATE (1u << 1) /* a page is the object's until this process writes to it */
 #define FL_MAP_WRITE (1u << 2)   /* writable; without it stores raise SIGSEGV */
+#define FL_MAP_FIXED (1u << 3)   /* at *address, in place of whatever is mapped there */
+#define FL_MAP_FIXED_NOREPLACE (1u << 4) /* at *address, where nothing may be mapped */
 
-/* Maps [offset, offset + length) of the object at an address of the kernel's choice. Pages are
- * supplied by the daemon when they are touched, in user code and inside system calls alike; from a
- * daemon without /dev/userfaultfd (docs/limits.md, user mode only), system calls fail with EFAULT
- * on pages that were not touched yet. Errors: EINVAL unaligned, zero or past the object's end, or
- * not exactly one of shared and private; EACCES shared and writable on a read-only object; ENOMEM;
+/* Maps [offset, offset + length) of the object: at an address of the kernel's choice, or, with
+ * FL_MAP_FIXED or FL_MAP_FIXED_NOREPLACE, at *address, a multiple of the page size. FL_MAP_FIXED
+ * takes the place of what is there in one step: other threads see the old memory or the new, and
+ * never none; what it replaces of other mappings is gone as after fl_unmap, and their rest stays.
+ *
+ * Pages are supplied by the daemon when they are touched, in user code and inside system calls
+ * alike; from a daemon without /dev/userfaultfd (docs/limits.md, user mode only), system calls fail
+ * with EFAULT on pages that were not touched yet.
+ *
+ * Where it fails nothing is mapped, and nothing replaced; *address is NULL, or as it was where it
+ * was given. (The one exception: mremap(2) takes away what it replaces before it can find that
+ * the kernel has no memory left for its own tables. ENOMEM then leaves the range unmapped.)
+ *
+ * Errors: EINVAL unaligned, zero or past the object's end, not exactly one of shared and private,
+ * both fixed flags, or an address that is NULL, unaligned or no process's; EACCES shared and
+ * writable on a read-only object; EEXIST with FL_MAP_FIXED_NOREPLACE, part of the range is mapped;
+ * EPERM an address below vm.mmap_min_addr; ENOMEM, also FL_MAP_FIXED_NOREPLACE beyond a process's
+ * addresses; ESTALE the object was opened before a fork, with a daemon that is not told of forks;
  * EPIPE the daemon is gone. */
 FL_API int fl_map(fl_object* object, uint64_t offset, size_t length, uint32_t flags,
                   void** address);
@@ -144,6 +159,115 @@ FL_API int fl_map(fl_object* object, uint64_t offset, size_t length, uint32_t fl
  * nothing is unmapped. Errors: EINVAL unaligned or zero, or a range that is not all mapped by
  * fl_map; ENOMEM the process has no mappings left for the rest on either side. */
 FL_API int fl_unmap(fl_client* client, void* address, size_t length);
+
+/* The functions from here to fl_populate change mappings, or parts of them: any whole pages that
+ * fl_map mapped, of several mappings at once where it is not said otherwise. "EINVAL the range"
+ * stands for: unaligned or zero, or not all mapped by fl_map, or not inherited by this fork child
+ * (limits.md). What the plain system calls do instead stands in docs/api.md. */
+
+#define FL_PROTECT_WRITE (1u << 0)
+
+/* Changes what may be done with a range: reading (flags 0), or reading and writing
+ * (FL_PROTECT_WRITE). Pages stay what they are, private ones included. Errors: EINVAL the range,
+ * an unknown flag; EACCES writing, where part of the range is mapped shared through an object that
+ * was opened read-only; ENOMEM the process, or the daemon for it, has no mappings left for the
+ * parts; EPIPE the daemon is gone. With ENOMEM the access of a part of the range may have changed;
+ * with EPIPE all of it has. */
+FL_API int fl_protect(fl_client* client, void* address, size_t length, uint32_t flags);
+
+#define FL_DISCARD_COPIES 1u  /* this process's private pages */
+#define FL_DISCARD_CONTENT 2u /* the object's own pages */
+
+/* FL_DISCARD_COPIES: what this process wrote to private mappings in the range is lost, and the
+ * object's pages show there again. Shared mappings stay as they are.
+ * FL_DISCARD_CONTENT: the object's own pages behind the range, which must be mapped shared and
+ * writable, are given back, for all who map them. They read zero from then on, or with a file
+ * behind the object the file's content anew. A private page that somebody wrote stays.
+ * Blocks until the daemon took note. Errors: EINVAL the range, another `what`, FL_DISCARD_CONTENT
+ * of a private mapping; EACCES FL_DISCARD_CONTENT of a shared mapping that is read-only now, or was
+ * made through an object that was opened read-only; EBUSY pages are locked in memory, mlock(2). */
+FL_API int fl_discard(fl_client* client, void* address, size_t length, uint32_t what);
+
+#define FL_REMAP_MAYMOVE (1u << 0)   /* to another address where it cannot stay */
+#define FL_REMAP_FIXED (1u << 1)     /* to *new_address; needs FL_REMAP_MAYMOVE */
+#define FL_REMAP_DONTUNMAP (1u << 2) /* the old range stays mapped; needs FL_REMAP_MAYMOVE */
+
+/* Changes a mapping's length or its address, or both, as mremap(2). Pages, private ones included,
+ * go with it. Grown, it shows what follows in the object. *new_address is set to where it is, also
+ * where it stayed. FL_REMAP_FIXED: it is moved to *new_address, a multiple of the page size, in
+ * place of whatever is mapped there. FL_REMAP_DONTUNMAP: the old range stays mapped, to the same
+ * part of the object, but its private pages are in the new range only; lengths must be equal.
+ *
+ * The old range must lie in one mapping and allow one kind of access. A part of a mapping is cut
+ * off first.
+ *
+ * Errors, with nothing changed: EINVAL the range, a new length that is zero, unaligned or past the
+ * object's end, flags that are unknown or do not go together, a *new_address that is unaligned,
+ * overlaps the old range or can be no process's; ENOMEM it cannot grow where it is and may not
+ * move, or the process has no mappings left; EFAULT the kernel keeps the range as several mappings,
+ * which plain system calls, or a fork between two fl_protect, can do; EPERM *new_address is below
+ * vm.mmap_min_addr. Errors with *new_address set, and the mapping there: EPIPE the daemon is
+ * gone; ENOENT the range was unmapped meanwhile. */
+FL_API int fl_remap(fl_client* client, void* old_address, size_t old_length, size_t new_length,
+                    uint32_t flags, void** new_address);
+
+#define FL_ADVICE_NORMAL 0u     /* windows of pages as the faults suggest */
+#define FL_ADVICE_SEQUENTIAL 1u /* pages are used in order: supply many ahead */
+#define FL_ADVICE_RANDOM 2u     /* no page says anything about the next: supply one a fault */
+#define FL_ADVICE_WILL_NEED 3u  /* populate it in the background, as fl_populate_start, reading */
+#define FL_ADVICE_COLD 4u       /* not used soon: its pages are the first to be swapped out */
+
+/* Says how a range will be used; it changes no content. All but WILL_NEED and COLD hold until they
+ * are replaced, and move with fl_remap. Errors: EINVAL the range, another advice; ENOMEM the daemon
+ * has no mappings left for the parts; EUSERS as fl_populate_start; EPIPE the daemon is gone. */
+FL_API int fl_advise(fl_client* client, void* address, size_t length, uint32_t advice);
+
+#define FL_POPULATE_WRITE (1u << 0) /* for writing: private pages are copied now */
+
+/* Makes a range resident and maps it, so that using it raises no fault until something takes pages
+ * away. Blocks until that is done. Errors: those of fl_populate_start and fl_job_wait. */
+FL_API int fl_populate(fl_client* client, void* address, size_t length, uint32_t flags);
+
+/* A range that is being populated. */
+typedef struct fl_job fl_job;
+
+/* The most jobs of one process that have not been freed; advice counts until it has ended. */
+#define FL_JOBS_MAX 64
+
+/* Begins to populate a range and returns. The job is given back with fl_job_free. It ends by itself
+ * when the daemon is gone, and with this process, whose children do not have it.
+ * Errors: EINVAL the range, an unknown flag; EACCES for writing, where part of the range is
+ * read-only; EUSERS FL_JOBS_MAX are there, or the daemon has too many; ENOENT part of the range was
+ * unmapped meanwhile; EMFILE no descriptor left; ENOMEM; EPIPE the daemon is gone. */
+FL_API int fl_populate_start(fl_client* client, void* address, size_t length, uint32_t flags,
+                             fl_job** job);
+
+/* An eventfd that is readable from when the job has ended, for poll(2) and its kin: neither read
+ * nor write it. It stays the library's, until fl_job_free. It does not tell that the daemon is
+ * gone; fl_job_wait does. */
+FL_API int fl_job_fd(const fl_job* job);
+
+typedef struct fl_progress {
+  uint64_t pages_wanted; /* the whole range */
+  uint64_t pages_done;   /* resident and mapped */
+  uint64_t pages_failed; /* could not be had */
+  uint32_t ended;        /* 1 when nothing more will be done */
+  int32_t error;         /* 0, or what fl_job_wait returns */
+} fl_progress;
+
+/* Errors: ESTALE the job is that of the process that forked this one; EPIPE the daemon is gone. */
+FL_API int fl_job_progress(fl_job* job, fl_progress* progress);
+
+/* Blocks until the job has ended; other threads can use the library meanwhile. Any number of
+ * threads may wait, any number of times. Returns 0 where all pages are resident and mapped, or the
+ * negative errno of the first that could not be had: EIO its file could not be read, or is too
+ * short; ENOMEM; ECANCELED the range, or part of it, was unmapped meanwhile. Or, the job's fate
+ * unknown: ESTALE and EPIPE as fl_job_progress. */
+FL_API int fl_job_wait(fl_job* job);
+
+/* Gives the job back, and ends it where it has not ended; what is populated stays. No thread may be
+ * waiting for it. NULL is allowed. Errors: as fl_job_progress. The handle is gone all the same. */
+FL_API int fl_job_free(fl_job* job);
 
 /* Counters since the mapping was made, or since the process was first seen; bytes as of now. */
 typedef struct fl_stats {

@@ -553,7 +553,7 @@ TEST_F(Api, AMappingThatCannotBeIsRefused) {
            Wrong{0, kPage, 0, "exactly one"},
            Wrong{0, kPage, FL_MAP_WRITE, "exactly one"},
            Wrong{0, kPage, FL_MAP_SHARED | FL_MAP_PRIVATE, "exactly one"},
-           Wrong{0, kPage, FL_MAP_SHARED | 1U << 3, "unknown flag"},
+           Wrong{0, kPage, FL_MAP_SHARED | 1U << 5, "unknown flag"},
            Wrong{0, kPage, FL_MAP_PRIVATE | 1U << 31, "unknown flag"},
        }) {
     void* address = &address;

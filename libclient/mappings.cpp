@@ -1,0 +1,239 @@
+#include "libclient/mappings.hpp"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <iterator>
+#include <string>
+#include <utility>
+
+#include "faultline/wire/unique_fd.hpp"
+#include "libclient/failure.hpp"
+
+namespace faultline::client {
+
+namespace {
+
+// linux/mman.h: not in every libc's headers.
+constexpr int kRemapDontUnmap = 4;
+
+void* pointer(std::uintptr_t address) {
+  return reinterpret_cast<void*>(address);
+}
+
+bool usable(const Piece& piece) {
+  return piece.content != Content::none;
+}
+
+std::string describe(MapRange range) {
+  return std::to_string(range.length) + " bytes at address " + std::to_string(range.start);
+}
+
+}  // namespace
+
+void Mappings::add(MapRange range, Piece piece, std::shared_ptr<const void> holder) {
+  MappingBook::Pieces fresh{{range.start, piece}};
+  const std::lock_guard lock(mutex_);
+  // What plain system calls unmapped behind our back, and the kernel gave away again.
+  book_.cut_at(range);
+  book_.forget(range);
+  book_.put(std::move(fresh));
+  holder_ = std::move(holder);
+}
+
+void Mappings::add_at(std::uintptr_t address, MapRange fresh, Piece piece,
+                      std::shared_ptr<const void> holder) {
+  const MapRange target{address, fresh.length};
+  MappingBook::Pieces entry{{address, piece}};
+  const std::lock_guard lock(mutex_);
+  book_.cut_at(target);
+  if (::mremap(pointer(fresh.start), fresh.length, fresh.length, MREMAP_MAYMOVE | MREMAP_FIXED,
+               pointer(address)) == MAP_FAILED) {
+    const int code = errno;
+    book_.join(target);
+    throw Failure(code, "mapping " + describe(target));
+  }
+  book_.forget(target);
+  book_.put(std::move(entry));
+  holder_ = std::move(holder);
+}
+
+void Mappings::unmap(MapRange range) {
+  std::shared_ptr<const void> last;  // let go after the lock
+  const std::lock_guard lock(mutex_);
+  if (!book_.all(range, [](const Piece&) { return true; })) {
+    throw Failure(EINVAL, "unmapping a range that is not all mapped by fl_map");
+  }
+  book_.cut_at(range);
+  // ENOMEM: no more mappings for the rest on either side. Nothing was unmapped.
+  if (::munmap(pointer(range.start), range.length) != 0) {
+    const int code = errno;
+    book_.join(range);
+    throw Failure(code, "munmap of " + describe(range));
+  }
+  book_.forget(range);
+  if (book_.empty()) last = std::move(holder_);
+}
+
+void Mappings::protect(MapRange range, bool writable) {
+  const std::lock_guard lock(mutex_);
+  require_mapped_locked(range);
+  if (writable && !book_.all(range, [](const Piece& piece) { return piece.may_write; })) {
+    throw Failure(EACCES, "making a shared mapping of a read-only object writable");
+  }
+  book_.cut_at(range);
+  int code = 0;
+  const auto end = book_.pieces().lower_bound(range.end());
+  for (auto it = book_.pieces().lower_bound(range.start); it != end && code == 0; ++it) {
+    const int access = writable ? PROT_READ | PROT_WRITE : PROT_READ;
+    if (::mprotect(pointer(it->first), it->second.length, access) == 0) {
+      it->second.writable = writable;
+    } else {
+      code = errno;
+    }
+  }
+  book_.join(range);
+  if (code != 0) throw Failure(code, "mprotect of " + describe(range));
+}
+
+template <typename Condition>
+void Mappings::madvise_locked(MapRange range, int advice, const char* attempted,
+                              Condition condition) {
+  const auto& pieces = book_.pieces();
+  auto it = pieces.upper_bound(range.start);
+  if (it != pieces.begin()) --it;
+  for (; it != pieces.end() && it->first < range.end(); ++it) {
+    if (!condition(it->second)) continue;
+    const std::uintptr_t start = std::max(it->first, range.start);
+    const std::uintptr_t end = std::min(it->first + it->second.length, range.end());
+    if (::madvise(pointer(start), end - start, advice) == 0) continue;
+    // Of all that the kernel calls invalid, only this is left.
+    throw Failure(errno == EINVAL ? EBUSY : errno, attempted + (" " + describe(range)));
+  }
+}
+
+void Mappings::discard_copies(MapRange range) {
+  const std::lock_guard lock(mutex_);
+  require_mapped_locked(range);
+  madvise_locked(range, MADV_DONTNEED, "discarding the private pages of",
+                 [](const Piece& piece) { return !piece.shared; });
+}
+
+void Mappings::discard_content(MapRange range) {
+  const std::lock_guard lock(mutex_);
+  require_mapped_locked(range);
+  if (!book_.all(range, [](const Piece& piece) { return piece.shared; })) {
+    throw Failure(EINVAL, "discarding an object's pages through a private mapping");
+  }
+  if (!book_.all(range, [](const Piece& piece) { return piece.writable; })) {
+    throw Failure(EACCES, "discarding an object's pages through a read-only mapping");
+  }
+  madvise_locked(range, MADV_REMOVE, "discarding the object's pages of",
+                 [](const Piece&) { return true; });
+}
+
+void Mappings::make_cold(MapRange range) {
+  const std::lock_guard lock(mutex_);
+  require_mapped_locked(range);
+  madvise_locked(range, MADV_COLD, "madvise(MADV_COLD) of", [](const Piece&) { return true; });
+}
+
+std::uintptr_t Mappings::remap(const RemapRequest& request) {
+  const MapRange old = request.old;
+  const MapRange target{request.to, request.length};
+  MappingBook::Pieces entry{{old.start, Piece{}}};
+
+  const std::lock_guard lock(mutex_);
+  Piece piece = book_.part(old);
+  if (piece.length == 0 || !usable(piece)) {
+    throw Failure(EINVAL, "moving " + describe(old) +
+                              ", which are not part of one mapping made by fl_map, of one access");
+  }
+  if (request.length > piece.to_object_end) {
+    throw Failure(EINVAL, "growing a mapping past the end of its object");
+  }
+  book_.cut_at(old);
+  if (request.to != 0) book_.cut_at(target);
+  const int flags = (request.may_move ? MREMAP_MAYMOVE : 0) | (request.to != 0 ? MREMAP_FIXED : 0) |
+                    (request.keep_old ? kRemapDontUnmap : 0);
+  void* const result =
+      ::mremap(pointer(old.start), old.length, request.length, flags, pointer(request.to));
+  if (result == MAP_FAILED) {
+    const int code = errno;
+    book_.join(old);
+    if (request.to != 0) book_.join(target);
+    throw Failure(code, "mremap of " + describe(old));
+  }
+
+  const MapRange now{reinterpret_cast<std::uintptr_t>(result), request.length};
+  if (!request.keep_old) book_.forget(old);
+  book_.forget(now);
+  piece.length = now.length;
+  auto node = entry.extract(entry.begin());
+  node.key() = now.start;
+  node.mapped() = piece;
+  entry.insert(std::move(node));
+  book_.put(std::move(entry));
+  book_.join(old);
+  book_.join(now);
+  return now.start;
+}
+
+void Mappings::require_mapped_locked(MapRange range) const {
+  if (!book_.all(range, usable)) {
+    throw Failure(EINVAL, "changing " + describe(range) + ", which are not all mapped by fl_map");
+  }
+}
+
+void Mappings::require_mapped(MapRange range) {
+  const std::lock_guard lock(mutex_);
+  require_mapped_locked(range);
+}
+
+void Mappings::require_writable(MapRange range) {
+  const std::lock_guard lock(mutex_);
+  require_mapped_locked(range);
+  if (!book_.all(range, [](const Piece& piece) { return piece.writable; })) {
+    throw Failure(EACCES, "populating a read-only mapping for writing");
+  }
+}
+
+bool Mappings::maps_files() const {
+  const auto& pieces = book_.pieces();
+  return std::any_of(pieces.begin(), pieces.end(),
+                     [](const auto& entry) { return entry.second.content == Content::of_file; });
+}
+
+void Mappings::poison_mappings_of_files() const {
+  // Pages past the end of a file raise SIGBUS, mmap(2). In a fork child: no exceptions, nothing to
+  // report to.
+  const UniqueFd empty{::memfd_create("faultline:gone", MFD_CLOEXEC)};
+  for (const auto& [start, piece] : book_.pieces()) {
+    if (piece.content != Content::of_file) continue;
+    void* const replaced = ::mmap(pointer(start), piece.length, PROT_READ | PROT_WRITE,
+                                  MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, empty.get(), 0);
+    // Short of descriptors or memory: no access at all is the other safe answer.
+    if (replaced == MAP_FAILED) (void)::mprotect(pointer(start), piece.length, PROT_NONE);
+  }
+}
+
+void Mappings::reserve_mappings_of_files() {
+  // The child's own memory would come to lie in the hole, and go with an fl_unmap of what it thinks
+  // it inherited.
+  auto& pieces = book_.pieces();
+  for (auto it = pieces.begin(); it != pieces.end();) {
+    auto& [start, piece] = *it;
+    void* reserved = nullptr;
+    if (piece.content == Content::of_file) {
+      reserved = ::mmap(pointer(start), piece.length, PROT_NONE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+      piece.content = Content::none;
+    }
+    // Another fork hook's memory may have come there first: then it is no longer ours.
+    it = reserved == MAP_FAILED ? pieces.erase(it) : std::next(it);
+  }
+  // The fork hooks hold the connection.
+  if (book_.empty()) holder_.reset();
+}
+
+}  // namespace faultline::client
