@@ -45,16 +45,61 @@ struct disconnect {
 struct close_object {
   void operator()(fl_object* object) const noexcept { (void)fl_object_close(object); }
 };
+struct free_job {
+  void operator()(fl_job* job) const noexcept { (void)fl_job_free(job); }
+};
 }  // namespace detail
 
 enum class access : std::uint32_t { read_only = FL_READ_ONLY, read_write = FL_READ_WRITE };
 enum class sharing : std::uint32_t { shared = FL_MAP_SHARED, private_copy = FL_MAP_PRIVATE };
 enum class protection : std::uint32_t { read = 0, read_write = FL_MAP_WRITE };
+enum class placing : std::uint32_t {
+  replace = FL_MAP_FIXED,
+  only_where_free = FL_MAP_FIXED_NOREPLACE,
+};
+
+enum class discard : std::uint32_t { copies = FL_DISCARD_COPIES, content = FL_DISCARD_CONTENT };
+enum class advice : std::uint32_t {
+  normal = FL_ADVICE_NORMAL,
+  sequential = FL_ADVICE_SEQUENTIAL,
+  random = FL_ADVICE_RANDOM,
+  will_need = FL_ADVICE_WILL_NEED,
+  cold = FL_ADVICE_COLD,
+};
+enum class populate : std::uint32_t { read = 0, write = FL_POPULATE_WRITE };
+
+// A range that is being populated; cancelled when it goes, where it has not ended. Not to be moved
+// or destroyed while a thread waits for it.
+class job {
+ public:
+  job() = default;
+
+  explicit operator bool() const noexcept { return job_ != nullptr; }
+  // Readable when it has ended, see fl_job_fd; it stays the library's.
+  [[nodiscard]] int fd() const noexcept { return fl_job_fd(job_.get()); }
+  [[nodiscard]] fl_progress progress() const {
+    fl_progress progress{};
+    detail::check(fl_job_progress(job_.get(), &progress));
+    return progress;
+  }
+  // Throws what the first page that could not be had failed with, too.
+  void wait() const { detail::check(fl_job_wait(job_.get())); }
+
+ private:
+  friend class mapping;
+  explicit job(fl_job* started) : job_(started) {}
+
+  std::unique_ptr<fl_job, detail::free_job> job_;
+};
 
 // A mapped range of this process; unmapped when it goes. A fork child owns its own copy of every
-// mapping.
+// mapping. Where another mapping was placed over it, it must not outlive that one: it would unmap
+// what is there then.
 class mapping {
  public:
+  // For the length of a part: the rest of the mapping.
+  static constexpr std::size_t to_end = static_cast<std::size_t>(-1);
+
   mapping() = default;
   mapping(mapping&& other) noexcept
       : client_(std::move(other.client_)), bytes_(std::exchange(other.bytes_, {})) {}
@@ -85,6 +130,42 @@ class mapping {
     detail::check(fl_mapping_stats(client_.get(), bytes_.data(), &stats));
     return stats;
   }
+
+  void protect(protection rights, std::size_t offset = 0, std::size_t length = to_end) const {
+    const std::uint32_t flags = rights == protection::read_write ? FL_PROTECT_WRITE : 0;
+    on(offset, length,
+       [&](void* at, std::size_t bytes) { return fl_protect(client_.get(), at, bytes, flags); });
+  }
+  void discard(faultline::discard what, std::size_t offset = 0, std::size_t length = to_end) const {
+    on(offset, length, [&](void* at, std::size_t bytes) {
+      return fl_discard(client_.get(), at, bytes, static_cast<std::uint32_t>(what));
+    });
+  }
+  void advise(advice how, std::size_t offset = 0, std::size_t length = to_end) const {
+    on(offset, length, [&](void* at, std::size_t bytes) {
+      return fl_advise(client_.get(), at, bytes, static_cast<std::uint32_t>(how));
+    });
+  }
+  void populate(faultline::populate what, std::size_t offset = 0,
+                std::size_t length = to_end) const {
+    on(offset, length, [&](void* at, std::size_t bytes) {
+      return fl_populate(client_.get(), at, bytes, static_cast<std::uint32_t>(what));
+    });
+  }
+  [[nodiscard]] job start_populate(faultline::populate what, std::size_t offset = 0,
+                                   std::size_t length = to_end) const {
+    fl_job* started = nullptr;
+    on(offset, length, [&](void* at, std::size_t bytes) {
+      return fl_populate_start(client_.get(), at, bytes, static_cast<std::uint32_t>(what),
+                               &started);
+    });
+    return job{started};
+  }
+  // Grows or shrinks it, where it is or, where that cannot be, at another address.
+  void resize(std::size_t length) { remap(length, FL_REMAP_MAYMOVE, nullptr); }
+  // In place of whatever is mapped there.
+  void move_to(void* address) { remap(size(), FL_REMAP_MAYMOVE | FL_REMAP_FIXED, address); }
+
   void reset() noexcept {
     if (!bytes_.empty()) (void)fl_unmap(client_.get(), bytes_.data(), bytes_.size());
     bytes_ = {};
@@ -95,6 +176,23 @@ class mapping {
   friend class object;
   mapping(std::shared_ptr<fl_client> client, std::span<std::byte> bytes)
       : client_(std::move(client)), bytes_(bytes) {}
+
+  template <typename Call>
+  void on(std::size_t offset, std::size_t length, Call call) const {
+    // Past its end another mapping may stand: no bytes, which is refused.
+    const std::size_t rest = offset <= size() ? size() - offset : 0;
+    const std::size_t bytes = length == to_end ? rest : (length <= rest ? length : 0);
+    detail::check(call(bytes_.data() + offset, bytes));
+  }
+  void remap(std::size_t length, std::uint32_t flags, void* address) {
+    const int result =
+        fl_remap(client_.get(), bytes_.data(), bytes_.size(), length, flags, &address);
+    // Moved all the same, where the daemon could not be told.
+    const bool moved = result == 0 || (address != nullptr && address != bytes_.data() &&
+                                       (flags & FL_REMAP_FIXED) == 0);
+    if (moved) bytes_ = {static_cast<std::byte*>(address), length};
+    detail::check(result);
+  }
 
   std::shared_ptr<fl_client> client_;
   std::span<std::byte> bytes_;
@@ -111,15 +209,14 @@ class object {
   [[nodiscard]] mapping map(sharing kind, protection rights = protection::read_write,
                             std::uint64_t offset = 0,
                             std::optional<std::size_t> length = std::nullopt) const {
-    const fl_object_info info = this->info();
-    const std::uint64_t size = info.size;
-    // At or past the end, one page, which fl_map refuses for what it is.
-    const std::size_t bytes = length.value_or(size > offset ? size - offset : info.page_size);
-    void* address = nullptr;
-    detail::check(fl_map(object_.get(), offset, bytes,
-                         static_cast<std::uint32_t>(kind) | static_cast<std::uint32_t>(rights),
-                         &address));
-    return mapping{client_, {static_cast<std::byte*>(address), bytes}};
+    return map(nullptr, 0, kind, rights, offset, length);
+  }
+  // The same at an address, a multiple of the page size; whatever is mapped there is replaced, or
+  // stands in the way.
+  [[nodiscard]] mapping map_at(void* address, placing how, sharing kind,
+                               protection rights = protection::read_write, std::uint64_t offset = 0,
+                               std::optional<std::size_t> length = std::nullopt) const {
+    return map(address, static_cast<std::uint32_t>(how), kind, rights, offset, length);
   }
   [[nodiscard]] fl_object_info info() const {
     fl_object_info info{};
@@ -134,6 +231,18 @@ class object {
   friend class client;
   object(std::shared_ptr<fl_client> client, fl_object* opened)
       : client_(std::move(client)), object_(opened) {}
+
+  mapping map(void* address, std::uint32_t placed, sharing kind, protection rights,
+              std::uint64_t offset, std::optional<std::size_t> length) const {
+    const fl_object_info info = this->info();
+    const std::uint64_t size = info.size;
+    // At or past the end, one page, which fl_map refuses for what it is.
+    const std::size_t bytes = length.value_or(size > offset ? size - offset : info.page_size);
+    const std::uint32_t flags =
+        placed | static_cast<std::uint32_t>(kind) | static_cast<std::uint32_t>(rights);
+    detail::check(fl_map(object_.get(), offset, bytes, flags, &address));
+    return mapping{client_, {static_cast<std::byte*>(address), bytes}};
+  }
 
   std::shared_ptr<fl_client> client_;
   std::unique_ptr<fl_object, detail::close_object> object_;
