@@ -43,15 +43,6 @@ fl_object_spec spec_from(int file, std::uint64_t size = 0) {
   return spec;
 }
 
-// The call fails with this errno, and fl_last_error() has these words, of this very failure.
-void expect_refused(int code, const std::string& words, const std::function<int()>& call) {
-  ASSERT_EQ(fl_connect(nullptr, nullptr), -EINVAL);  // another failure, with words of its own
-  const std::string before = fl_last_error();
-  EXPECT_EQ(call(), -code) << "expected: " << words << "\nsaid: " << fl_last_error();
-  EXPECT_NE(fl_last_error(), before) << "no words for: " << words;
-  EXPECT_NE(std::string(fl_last_error()).find(words), std::string::npos) << fl_last_error();
-}
-
 void expect_create_refused(fl_client* client, const fl_object_spec& spec, int code,
                            const std::string& words) {
   fl_object* object = nullptr;

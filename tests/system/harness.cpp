@@ -282,6 +282,14 @@ fl_stats stats_of(fl_client* client, const void* address) {
   return stats;
 }
 
+void expect_refused(int code, const std::string& words, const std::function<int()>& call) {
+  ASSERT_EQ(fl_connect(nullptr, nullptr), -EINVAL);  // another failure, with words of its own
+  const std::string before = fl_last_error();
+  EXPECT_EQ(call(), -code) << "expected: " << words << "\nsaid: " << fl_last_error();
+  EXPECT_NE(fl_last_error(), before) << "no words for: " << words;
+  EXPECT_NE(std::string(fl_last_error()).find(words), std::string::npos) << fl_last_error();
+}
+
 PatternFile::PatternFile(std::size_t bytes)
     : fd_(::memfd_create("pattern", MFD_CLOEXEC)), bytes_(bytes) {
   std::uint64_t state = 0x9e3779b97f4a7c15;

@@ -136,6 +136,9 @@ std::span<std::byte> map(fl_object* object, std::size_t bytes, std::uint32_t fla
                          std::uint64_t offset = 0);
 fl_stats stats_of(fl_client* client, const void* address);
 
+// The call fails with this errno, and fl_last_error() has these words, of this very failure.
+void expect_refused(int code, const std::string& words, const std::function<int()>& call);
+
 // Reads the byte for certain, whatever the optimizer thinks of it; 0.
 inline int touch(const std::byte& byte) {
   (void)*static_cast<const volatile std::byte*>(&byte);

@@ -377,7 +377,8 @@ TEST_F(Hostile, ABodyOfTheWrongLengthIsMalformed) {
   {
     const Attached session(socket());
     for (const Op op : {Op::object_create, Op::object_open, Op::object_stat, Op::object_unlink,
-                        Op::object_close, Op::map, Op::mapping_stats, Op::admin}) {
+                        Op::object_close, Op::map, Op::mapping_stats, Op::admin, Op::protect,
+                        Op::advise, Op::rediscover, Op::populate, Op::job_progress, Op::job_free}) {
       const std::array<std::byte, 3> body{};
       const Answer answer = session->call(op, body);
       EXPECT_TRUE(answer.refused_with(EPROTO)) << static_cast<int>(op) << ": " << answer;
@@ -406,7 +407,8 @@ TEST_F(Hostile, RequestsBeforeHelloAreRefused) {
     const Raw raw(socket());
     for (const Op op : {Op::attach_new, Op::attach_forked, Op::object_create, Op::object_open,
                         Op::object_stat, Op::object_unlink, Op::object_close, Op::map,
-                        Op::mapping_stats, Op::process_stats, Op::admin}) {
+                        Op::mapping_stats, Op::process_stats, Op::admin, Op::protect, Op::advise,
+                        Op::rediscover, Op::populate, Op::job_progress, Op::job_free}) {
       EXPECT_TRUE(raw.call(op).refused_with(EPROTO)) << static_cast<int>(op);
     }
   }
@@ -425,6 +427,12 @@ TEST_F(Hostile, RequestsBeforeAttachingAreRefused) {
     EXPECT_TRUE(raw.call(Op::map, wire::MapRequest{}).refused_with(ENOTCONN));
     EXPECT_TRUE(raw.call(Op::mapping_stats, wire::MappingStatsRequest{}).refused_with(ENOTCONN));
     EXPECT_TRUE(raw.call(Op::process_stats).refused_with(ENOTCONN));
+    EXPECT_TRUE(raw.call(Op::protect, wire::ProtectRequest{}).refused_with(ENOTCONN));
+    EXPECT_TRUE(raw.call(Op::advise, wire::AdviseRequest{}).refused_with(ENOTCONN));
+    EXPECT_TRUE(raw.call(Op::rediscover, wire::RediscoverRequest{}).refused_with(ENOTCONN));
+    EXPECT_TRUE(raw.call(Op::populate, wire::PopulateRequest{}).refused_with(ENOTCONN));
+    EXPECT_TRUE(raw.call(Op::job_progress, wire::JobRequest{1}).refused_with(ENOTCONN));
+    EXPECT_TRUE(raw.call(Op::job_free, wire::JobRequest{1}).refused_with(ENOTCONN));
   }
   expect_unharmed("requests before attaching");
 }
@@ -1210,6 +1218,191 @@ TEST_F(HostileOnOneWorker, AskingAboutHugeMappingsKeepsNobodyWaiting) {
   expect_unharmed("eight mappings of 4 TiB");
 }
 
+// --- what is mapped already
+
+// An object of 16 pages, mapped shared in an attached session.
+struct MappedSession {
+  explicit MappedSession(const std::string& socket, std::uint64_t pages = 16) : session(socket) {
+    UniqueFd memfd;
+    const wire::ObjectReply object = session.create(pages * kPage, {}, -1, &memfd);
+    memory.emplace(pages * kPage, MAP_SHARED | MAP_NORESERVE, memfd.get());
+    wire::MapRequest request;
+    request.handle = object.handle;
+    request.address = memory->address();
+    request.length = pages * kPage;
+    request.flags = wire::kMapShared | wire::kMapWrite;
+    const Answer answer = session->call(Op::map, request);
+    EXPECT_EQ(answer.header.status, 0) << answer;
+  }
+  [[nodiscard]] std::uint64_t start() const { return memory->address(); }
+  Answer populate(std::uint64_t length, std::span<const int> fds) const {
+    return session->call(Op::populate, wire::PopulateRequest{start(), length}, fds);
+  }
+
+  Attached session;
+  std::optional<Memory> memory;
+};
+
+TEST_F(Hostile, RangesThatNoProcessHasAreNotChanged) {
+  {
+    const MappedSession mapped(socket());
+    const std::uint64_t at = mapped.start();
+    constexpr std::uint64_t kTop = std::numeric_limits<std::uint64_t>::max() - kPage + 1;
+    struct Lie {
+      std::uint64_t address = 0;
+      std::uint64_t length = 0;
+    };
+    for (const Lie& lie :
+         {Lie{0, kPage}, Lie{at, 0}, Lie{at + 1, kPage}, Lie{at, kPage + 1}, Lie{at, kPage / 2},
+          Lie{at, kTop}, Lie{kTop, kPage}, Lie{kTop, kTop}, Lie{std::uint64_t{1} << 63, kPage},
+          Lie{at, std::uint64_t{1} << 63}, Lie{0 - at, 2 * at}}) {
+      const auto refused = [&](Op op, const auto& request) {
+        const Answer answer = mapped.session->call(op, request);
+        EXPECT_TRUE(answer.refused_with(EINVAL))
+            << static_cast<int>(op) << " " << lie.address << " " << lie.length << ": " << answer;
+      };
+      refused(Op::protect, wire::ProtectRequest{lie.address, lie.length});
+      refused(Op::advise, wire::AdviseRequest{lie.address, lie.length});
+      refused(Op::rediscover, wire::RediscoverRequest{lie.address, lie.length});
+      refused(Op::populate, wire::PopulateRequest{lie.address, lie.length});
+    }
+  }
+  expect_unharmed("ranges that nobody has");
+}
+
+// Whole pages, but of nothing, or of something and nothing.
+TEST_F(Hostile, RangesThatAreNotMappedAreNotChanged) {
+  {
+    const MappedSession mapped(socket());
+    const Memory own(kPage);
+    for (const auto& [address, length] :
+         {std::pair{own.address(), kPage}, std::pair{mapped.start() + 15 * kPage, 2 * kPage},
+          std::pair{mapped.start() - kPage, 2 * kPage}, std::pair{kPage, std::size_t{1} << 46}}) {
+      const auto refused = [&, address = address](Op op, const auto& request) {
+        EXPECT_TRUE(mapped.session->call(op, request).refused_with(ENOENT))
+            << static_cast<int>(op) << " at " << address;
+      };
+      refused(Op::protect, wire::ProtectRequest{address, length, wire::kProtectWrite});
+      refused(Op::advise, wire::AdviseRequest{address, length, wire::Advice::random});
+      refused(Op::populate, wire::PopulateRequest{address, length});
+    }
+    // There is nothing that the daemon could take in.
+    const wire::RediscoverRequest nothing{own.address(), kPage};
+    EXPECT_TRUE(mapped.session->call(Op::rediscover, nothing).refused_with(ENOENT));
+  }
+  expect_unharmed("ranges that are not mapped");
+}
+
+TEST_F(Hostile, FlagsAndAdviceThatAreNoneAreRefused) {
+  {
+    const MappedSession mapped(socket());
+    const auto refused = [&](Op op, const auto& request) {
+      const Answer answer = mapped.session->call(op, request);
+      EXPECT_TRUE(answer.refused_with(EINVAL)) << static_cast<int>(op) << ": " << answer;
+    };
+    for (const std::uint32_t flags : {2U, 3U, 0x8000'0000U, 0xffff'ffffU}) {
+      refused(Op::protect, wire::ProtectRequest{mapped.start(), kPage, flags});
+      refused(Op::populate, wire::PopulateRequest{mapped.start(), kPage, flags});
+    }
+    for (const std::uint32_t advice : {3U, 4U, 0xffff'ffffU}) {
+      refused(Op::advise,
+              wire::AdviseRequest{mapped.start(), kPage, static_cast<wire::Advice>(advice)});
+    }
+    refused(Op::protect, wire::ProtectRequest{mapped.start(), kPage, 0, 1});
+    refused(Op::advise, wire::AdviseRequest{mapped.start(), kPage, wire::Advice::normal, 1});
+    refused(Op::populate, wire::PopulateRequest{mapped.start(), kPage, 0, 1});
+  }
+  expect_unharmed("flags that are none");
+}
+
+TEST_F(Hostile, WhatIsNoEventfdIsNotSignalled) {
+  {
+    const MappedSession mapped(socket());
+    std::array<int, 2> ends{};
+    ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
+    const UniqueFd reader{ends[0]};
+    const UniqueFd writer{ends[1]};
+    const UniqueFd named{::memfd_create("anon_inode:[eventfd]", MFD_CLOEXEC)};
+    const UniqueFd path{::open("/", O_PATH | O_CLOEXEC)};
+    const UniqueFd userfaultfd = make_userfaultfd();
+    for (const UniqueFd* wrong : {&reader, &writer, &named, &path, &userfaultfd}) {
+      const std::array fds{wrong->get()};
+      EXPECT_TRUE(mapped.populate(kPage, fds).refused_with(EBADF)) << wrong->get();
+    }
+    const UniqueFd event{::eventfd(0, EFD_CLOEXEC)};
+    const std::array both{event.get(), event.get()};
+    EXPECT_TRUE(mapped.populate(kPage, both).refused_with(EPROTO));
+  }
+  expect_unharmed("descriptors that are no eventfds");
+}
+
+// Full, so that a write would block, and without O_NONBLOCK: the job ends, and the daemon goes on.
+TEST_F(Hostile, AnEventfdThatNobodyCouldWriteToHoldsNobodyUp) {
+  {
+    const MappedSession mapped(socket());
+    const UniqueFd full{::eventfd(0, EFD_CLOEXEC)};
+    const std::uint64_t most = std::numeric_limits<std::uint64_t>::max() - 1;
+    ASSERT_EQ(::write(full.get(), &most, sizeof(most)), static_cast<ssize_t>(sizeof(most)));
+    const std::array fds{full.get()};
+    for (int i = 0; i < 20; ++i) {
+      const Answer started = mapped.populate(16 * kPage, fds);
+      ASSERT_EQ(started.header.status, 0) << started;
+      const auto job = started.body<wire::PopulateReply>().job;
+      EXPECT_TRUE(eventually([&] {
+        const Answer asked = mapped.session->call(Op::job_progress, wire::JobRequest{job});
+        return asked.body<wire::JobProgressReply>().ended == 1;
+      }));
+      EXPECT_EQ(mapped.session->call(Op::job_free, wire::JobRequest{job}).header.status, 0);
+    }
+  }
+  expect_unharmed("a full eventfd");
+}
+
+TEST_F(Hostile, JobsOfNobodyAndOfOthersAreNotFound) {
+  {
+    const MappedSession mine(socket());
+    const MappedSession other(socket());
+    const UniqueFd event{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+    const std::array fds{event.get()};
+    ASSERT_EQ(mine.populate(kPage, fds).header.status, 0);
+    const auto job = mine.populate(kPage, fds).body<wire::PopulateReply>().job;
+    const auto unknown = [&](const MappedSession& asking, std::uint64_t number) {
+      EXPECT_TRUE(
+          asking.session->call(Op::job_progress, wire::JobRequest{number}).refused_with(ENOENT));
+      EXPECT_TRUE(
+          asking.session->call(Op::job_free, wire::JobRequest{number}).refused_with(ENOENT));
+    };
+    for (const std::uint64_t number : {std::uint64_t{0}, job + 1, ~std::uint64_t{0}}) {
+      unknown(mine, number);
+    }
+    unknown(other, job);
+    EXPECT_EQ(mine.session->call(Op::job_free, wire::JobRequest{job}).header.status, 0);
+    unknown(mine, job);
+    // One that nobody asks about has no number.
+    EXPECT_EQ(mine.populate(kPage, {}).body<wire::PopulateReply>().job, 0U);
+  }
+  expect_unharmed("made-up jobs");
+}
+
+// Their eventfds go with them, whether they had ended or not.
+TEST_F(Hostile, JobsAreLimitedAndGoWithTheirSession) {
+  {
+    constexpr std::uint64_t kMuch = std::uint64_t{1} << 18;
+    const MappedSession mapped(socket(), kMuch);
+    for (int i = 0; i < 64; ++i) {
+      const UniqueFd event{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+      const std::array fds{event.get()};
+      const std::uint64_t length = i % 8 == 7 ? kMuch * kPage : kPage;
+      ASSERT_EQ(mapped.populate(length, fds).header.status, 0) << i;
+    }
+    const UniqueFd event{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+    const std::array fds{event.get()};
+    EXPECT_TRUE(mapped.populate(kPage, fds).refused_with(EUSERS));
+    EXPECT_TRUE(mapped.populate(kPage, {}).refused_with(EUSERS));
+  }
+  expect_unharmed("64 jobs that were never freed");
+}
+
 // --- fuzz
 
 class Fuzzer {
@@ -1234,7 +1427,8 @@ class Fuzzer {
       for (unsigned left = 1 + below(60); left > 0; --left) {
         std::vector<std::byte> packet = valid_packet();
         mutate(packet);
-        const std::array all{other_.get(), userfaultfd.get(), other_.get()};
+        const int first = below(2) != 0 ? other_.get() : event_.get();
+        const std::array all{first, userfaultfd.get(), other_.get()};
         const unsigned count = below(3) != 0 ? below(2) : below(4);
         const Answer answer = raw.exchange(packet, std::span<const int>(all).first(count));
         ++packets;
@@ -1269,9 +1463,12 @@ class Fuzzer {
     return kOdd.at(below(kOdd.size()));
   }
 
+  std::uint64_t some_page() { return arena_->address() + below(32) * kPage; }
+  std::uint64_t some_length() { return (1 + below(32)) * kPage; }
+
   std::vector<std::byte> valid_packet() {
     wire::Name name{'f', 'u', 'z', 'z', static_cast<char>('a' + below(6))};
-    switch (below(13)) {
+    switch (below(19)) {
       case 0:
         return packed(Op::hello, wire::HelloRequest{});
       case 1:
@@ -1300,14 +1497,27 @@ class Fuzzer {
       case 10: {
         wire::MapRequest request;
         request.handle = below(5);
-        request.address = arena_->address() + below(32) * kPage;
-        request.length = (1 + below(32)) * kPage;
+        request.address = some_page();
+        request.length = some_length();
         request.object_offset = below(4) * kPage;
         request.flags = below(8);
         return packed(Op::map, request);
       }
       case 11:
         return packed(Op::mapping_stats, wire::MappingStatsRequest{arena_->address()});
+      case 12:
+        return packed(Op::protect, wire::ProtectRequest{some_page(), some_length(), below(3)});
+      case 13:
+        return packed(Op::advise, wire::AdviseRequest{some_page(), some_length(),
+                                                      static_cast<wire::Advice>(below(4))});
+      case 14:
+        return packed(Op::rediscover, wire::RediscoverRequest{some_page(), some_length()});
+      case 15:
+        return packed(Op::populate, wire::PopulateRequest{some_page(), some_length(), below(3)});
+      case 16:
+        return packed(Op::job_progress, wire::JobRequest{below(5)});
+      case 17:
+        return packed(Op::job_free, wire::JobRequest{below(5)});
       default:
         return packed(Op::admin, wire::AdminRequest{static_cast<wire::AdminQuery>(below(6)),
                                                     static_cast<std::uint32_t>(::getpid())});
@@ -1345,6 +1555,7 @@ class Fuzzer {
   std::string socket_;
   std::mt19937_64 random_;
   UniqueFd other_;
+  UniqueFd event_{::eventfd(0, EFD_CLOEXEC)};
   std::optional<Memory> arena_;
 };
 
