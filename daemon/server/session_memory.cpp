@@ -147,6 +147,7 @@ std::function<void()> Session::signaller(kernel::ForeignFd eventfd) {
       kernel::log_budget_of(uid).log(spdlog::level::err, "a client waits for a job in vain: {}",
                                      done.error().message());
     }
+    *shared = kernel::ForeignFd{};  // the job may be kept long after it has ended
   };
 }
 

@@ -563,6 +563,14 @@ TEST_F(OwnDaemon, TheAddressesOfAFileStayTakenInAForkChild) {
                     EXPECT_FALSE(maps_there()) << "nor in a grandchild";
                     return 0;
                   }).exited(0));
+      // It can be given back, and nothing else: else there would be memory that nobody fills.
+      std::byte* const at = of_file.data();
+      void* now = nullptr;
+      EXPECT_EQ(fl_protect(client, at, kPage, FL_PROTECT_WRITE), -EINVAL);
+      EXPECT_EQ(fl_discard(client, at, kPage, FL_DISCARD_COPIES), -EINVAL);
+      EXPECT_EQ(fl_remap(client, at, kPage, kPage, FL_REMAP_MAYMOVE, &now), -EINVAL);
+      EXPECT_EQ(fl_advise(client, at, kPage, FL_ADVICE_COLD), -EINVAL);
+      EXPECT_EQ(fl_populate(client, at, kPage, 0), -EINVAL);
       EXPECT_EQ(fl_unmap(client, of_file.data(), of_file.size()), 0) << fl_last_error();
       EXPECT_TRUE(maps_there()) << "given back";
       EXPECT_EQ(fl_unmap(client, of_file.data(), of_file.size()), -EINVAL);

@@ -937,6 +937,70 @@ TEST_F(VmOps, PopulatingThatCannotBeIsRefused) {
   EXPECT_EQ(fl_job_free(nullptr), 0);
 }
 
+// --- forks, and a daemon that is gone
+
+// A child changes what it inherited, and its parent's mappings stay as they were.
+TEST_P(VmOpsOfAllKinds, AForkChildChangesItsOwnMappings) {
+  for (const std::size_t index : {2U, 3U, 9U}) write(index, kMine);
+  const Outcome outcome = in_child([&] {
+    void* now = hole(kPages * kPage);
+    std::byte* const to = static_cast<std::byte*>(now);
+    if (fl_discard(client_, page(memory_, 3).data(), kPage, FL_DISCARD_COPIES) != 0) return 1;
+    if (memory_[3 * kPage] != object_byte(3, kMine)) return 2;
+    if (fl_protect(client_, page(memory_, 8).data(), 2 * kPage, 0) != 0) return 3;
+    if (fl_remap(client_, memory_.data(), 8 * kPage, 8 * kPage, FL_REMAP_MAYMOVE | FL_REMAP_FIXED,
+                 &now) != 0) {
+      return 4;
+    }
+    if (to[2 * kPage] != kMine || to[4 * kPage] != expected_[4 * kPage]) return 5;
+    if (fl_protect(client_, page(memory_, 8).data(), 2 * kPage, FL_PROTECT_WRITE) != 0) return 6;
+    if (memory_[9 * kPage] != kMine) return 7;
+    if (!shared()) memory_[9 * kPage] = kNew;
+    return fl_unmap(client_, to, 8 * kPage) == 0 ? 0 : 8;
+  });
+  EXPECT_TRUE(outcome.exited(0)) << outcome;
+  EXPECT_TRUE(same(memory_, expected_));
+  write(8, kNew);
+  EXPECT_TRUE(same(memory_, expected_));
+}
+
+// What only the kernel does works on; what the daemon must know fails, and growth in place is taken
+// back.
+TEST_F(VmOps, WithoutADaemonWhatItNeedNotKnowWorks) {
+  const Object object = object_of(kOld, 8);
+  std::byte* const at = hole(16 * kPage);
+  const auto memory = map_at(object, at, 4 * kPage, kPrivate | FL_MAP_FIXED_NOREPLACE);
+  fill(memory, kMine);
+  const auto whole = map(object, 8 * kPage, kShared);
+  EXPECT_TRUE(all_are(whole, kOld));
+  daemon_.stop();
+  void* now = nullptr;
+  expect_refused(EPIPE, "daemon",
+                 [&] { return fl_remap(client_, at, 4 * kPage, 8 * kPage, 0, &now); });
+  EXPECT_EQ(now, at);
+  EXPECT_FALSE(mapped(at + 4 * kPage));
+  EXPECT_TRUE(all_are(memory, kMine));
+  expect_refused(EPIPE, "daemon", [&] { return fl_protect(client_, at, kPage, 0); });
+  EXPECT_TRUE(dies(SIGSEGV, [&] { memory[0] = kNew; })) << "changed all the same";
+  expect_refused(EPIPE, "daemon", [&] { return fl_protect(client_, at, kPage, FL_PROTECT_WRITE); });
+  memory[0] = kMine;
+  expect_refused(EPIPE, "daemon", [&] { return fl_populate(client_, at, kPage, 0); });
+  expect_refused(EPIPE, "daemon", [&] { return fl_advise(client_, at, kPage, FL_ADVICE_RANDOM); });
+  void* wanted = whole.data();
+  expect_refused(EPIPE, "daemon",
+                 [&] { return fl_map(object, 0, 8 * kPage, kPrivate | FL_MAP_FIXED, &wanted); });
+  EXPECT_TRUE(all_are(whole, kOld)) << "nothing was replaced";
+  void* to = hole(4 * kPage);
+  EXPECT_EQ(fl_remap(client_, at, 4 * kPage, 4 * kPage, FL_REMAP_MAYMOVE | FL_REMAP_FIXED, &to), 0)
+      << fl_last_error();
+  const std::span<std::byte> moved{static_cast<std::byte*>(to), 4 * kPage};
+  EXPECT_TRUE(all_are(moved, kMine));
+  EXPECT_EQ(fl_discard(client_, to, kPage, FL_DISCARD_COPIES), 0) << fl_last_error();
+  EXPECT_TRUE(all_are(page(moved, 0), kOld));
+  EXPECT_TRUE(all_are(page(moved, 1, 3), kMine));
+  expect_unmaps(moved);
+}
+
 // --- behind the library's back
 
 // What the kernel reports of plain system calls is followed; what it does not changes nothing that
