@@ -10,18 +10,19 @@ namespace {
 constexpr ByteCount kStep{std::uint64_t{512} << 10};
 }  // namespace
 
-std::shared_ptr<PopulateJob> PopulateJob::start(FaultWorker& home,
-                                                const std::shared_ptr<AddressSpace>& space,
-                                                VaRange range, bool write,
-                                                std::function<void()> ended) {
+std::shared_ptr<PopulateJob> RangePopulateJob::start(FaultWorker& home,
+                                                     const std::shared_ptr<AddressSpace>& space,
+                                                     VaRange range, bool write,
+                                                     std::function<void()> ended) {
   // A private constructor.
-  std::shared_ptr<PopulateJob> job{new PopulateJob(home, space, range, write, std::move(ended))};
+  std::shared_ptr<RangePopulateJob> job{
+      new RangePopulateJob(home, space, range, write, std::move(ended))};
   job->step_soon();
   return job;
 }
 
-PopulateJob::PopulateJob(FaultWorker& home, const std::shared_ptr<AddressSpace>& space,
-                         VaRange range, bool write, std::function<void()> ended)
+RangePopulateJob::RangePopulateJob(FaultWorker& home, const std::shared_ptr<AddressSpace>& space,
+                                   VaRange range, bool write, std::function<void()> ended)
     : home_(home),
       space_(space),
       range_(range),
@@ -29,7 +30,7 @@ PopulateJob::PopulateJob(FaultWorker& home, const std::shared_ptr<AddressSpace>&
       on_end_(std::move(ended)),
       at_(range.start) {}
 
-PopulateProgress PopulateJob::progress() const {
+PopulateProgress RangePopulateJob::progress() const {
   // Ended is read first: what it says of the counts is then true of what is read after.
   const bool ended = ended_.load(std::memory_order_acquire);
   return {.wanted = kBasePage.pages(range_.length),
@@ -39,11 +40,11 @@ PopulateProgress PopulateJob::progress() const {
           .error = error_.load(std::memory_order_relaxed)};
 }
 
-void PopulateJob::step_soon() {
+void RangePopulateJob::step_soon() {
   home_.post([self = shared_from_this()] { return self->step(); });
 }
 
-bool PopulateJob::step() {
+bool RangePopulateJob::step() {
   const auto space = space_.lock();
   if (!space || space->dead()) {
     end(ESRCH);
@@ -76,7 +77,7 @@ bool PopulateJob::step() {
   return true;
 }
 
-void PopulateJob::came(Vaddr asked, memory::Supply supply) {
+void RangePopulateJob::came(Vaddr asked, memory::Supply supply) {
   // On the pager's thread, or within populate.
   home_.post([self = shared_from_this(), asked, supply] {
     if (self->at_ != asked) return true;
@@ -86,14 +87,14 @@ void PopulateJob::came(Vaddr asked, memory::Supply supply) {
   });
 }
 
-void PopulateJob::pass_over(ByteCount length, int error) {
+void RangePopulateJob::pass_over(ByteCount length, int error) {
   failed_.fetch_add(kBasePage.pages(length).value(), std::memory_order_relaxed);
   int none = 0;
   error_.compare_exchange_strong(none, error, std::memory_order_relaxed);
   at_ = at_ + length;
 }
 
-void PopulateJob::end(int error) {
+void RangePopulateJob::end(int error) {
   if (error != 0) {
     int none = 0;
     error_.compare_exchange_strong(none, error, std::memory_order_relaxed);

@@ -27,23 +27,33 @@ struct PopulateProgress {
   int error = 0;  // why the first of those that failed did; ECANCELED where it was unmapped
 };
 
-class PopulateJob : public std::enable_shared_from_this<PopulateJob> {
+// As its owner sees it.
+class PopulateJob {
+ public:
+  PopulateJob() = default;
+  PopulateJob(const PopulateJob&) = delete;
+  PopulateJob& operator=(const PopulateJob&) = delete;
+  virtual ~PopulateJob() = default;
+
+  [[nodiscard]] virtual PopulateProgress progress() const = 0;
+  // It ends with its next step.
+  virtual void cancel() = 0;
+};
+
+class RangePopulateJob final : public PopulateJob,
+                               public std::enable_shared_from_this<RangePopulateJob> {
  public:
   // write: so that a later write raises no fault either. ended is called on any thread.
   static std::shared_ptr<PopulateJob> start(FaultWorker& home,
                                             const std::shared_ptr<AddressSpace>& space,
                                             VaRange range, bool write, std::function<void()> ended);
-  PopulateJob(const PopulateJob&) = delete;
-  PopulateJob& operator=(const PopulateJob&) = delete;
-  ~PopulateJob() = default;
 
-  [[nodiscard]] PopulateProgress progress() const;
-  // It ends with its next step.
-  void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
+  [[nodiscard]] PopulateProgress progress() const override;
+  void cancel() override { cancelled_.store(true, std::memory_order_relaxed); }
 
  private:
-  PopulateJob(FaultWorker& home, const std::shared_ptr<AddressSpace>& space, VaRange range,
-              bool write, std::function<void()> ended);
+  RangePopulateJob(FaultWorker& home, const std::shared_ptr<AddressSpace>& space, VaRange range,
+                   bool write, std::function<void()> ended);
   void step_soon();
   // False: an event is under way, come back a moment later.
   bool step();

@@ -227,7 +227,7 @@ void SpaceService::populate(const SpaceRef& ref, VaRange range, bool write,
   if (!space->covers(range)) {
     return done(fail(ENOENT, "populating a range of which not all is mapped"));
   }
-  done(PopulateJob::start(*ref.worker, space, range, write, std::move(ended)));
+  done(RangePopulateJob::start(*ref.worker, space, range, write, std::move(ended)));
 }
 
 void SpaceService::vma_at(const SpaceRef& ref, Vaddr address, Callback<VmaSnapshot> done) {
