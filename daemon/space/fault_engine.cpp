@@ -117,8 +117,8 @@ Answer FaultEngine::copy_page(const Vma& vma, PageIndex page, Fault& fault, Faul
   const PageCount ready = zeroes ? zero : supply(vma, page, wanted, fault);
   if (ready == PageCount{0}) return Answer::done;
 
-  const Installed copied =
-      copy_pages(uffd_, vma, page, ready, zeroes ? Source::zeroes : Source::object);
+  const Installed copied = copy_pages(
+      uffd_, vma, page, ready, zeroes ? Source::zeroes : Source::object, Present::passed_over);
   // The object's page was mapped meanwhile, write-protected: let the kernel copy it.
   if (copied.error == EEXIST) return unprotect_page(vma, page, fault, done);
   if (copied.error != 0) return after_error(vma, page, fault, copied.error, done);
@@ -200,7 +200,7 @@ Installed FaultEngine::install(const Vma& vma, PageIndex page, PageCount count, 
   Installed result;
   if (vma.sharing == Sharing::private_copy && write) {
     if (!can_record_breaks(vma)) return {.error = ENOMEM};
-    result = copy_pages(uffd_, vma, page, ready, Source::object);
+    result = copy_pages(uffd_, vma, page, ready, Source::object, Present::ends_it);
     done.pages_copied += result.made;
     if (result.error == EEXIST) result = unprotect_pages(uffd_, vma, page, kOnePage);
     done.breaks += result.parted.value();

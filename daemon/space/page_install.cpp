@@ -69,7 +69,7 @@ PageCount most_zeroes(PageSize page_size) {
 }
 
 Installed copy_pages(const kernel::Userfaultfd& uffd, const Vma& vma, PageIndex page,
-                     PageCount count, Source source) {
+                     PageCount count, Source source, Present present) {
   PageCount parted;
   Installed result = install(
       vma, page, count,
@@ -83,7 +83,7 @@ Installed copy_pages(const kernel::Userfaultfd& uffd, const Vma& vma, PageIndex 
         }
         return done;
       },
-      [&](PageIndex at) { return at != page; });
+      [&](PageIndex at) { return at != page && present == Present::passed_over; });
   result.parted = parted;
   return result;
 }

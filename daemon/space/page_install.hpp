@@ -24,10 +24,11 @@ struct Installed {
 
 // Installs private copies of the object's pages, which are resident, or of zeroes. Every page that
 // was made is recorded as broken, for which the activity is prepared. EEXIST where the first page
-// is there already.
+// is there already; another that is ends the run, or is passed over.
 enum class Source { object, zeroes };
+enum class Present { ends_it, passed_over };
 [[nodiscard]] Installed copy_pages(const kernel::Userfaultfd& uffd, const Vma& vma, PageIndex page,
-                                   PageCount count, Source source);
+                                   PageCount count, Source source, Present present);
 // The most that can be copied from zeroes at once.
 [[nodiscard]] PageCount most_zeroes(PageSize page_size);
 

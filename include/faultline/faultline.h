@@ -222,7 +222,9 @@ FL_API int fl_remap(fl_client* client, void* old_address, size_t old_length, siz
  * has no mappings left for the parts; EUSERS as fl_populate_start; EPIPE the daemon is gone. */
 FL_API int fl_advise(fl_client* client, void* address, size_t length, uint32_t advice);
 
-#define FL_POPULATE_WRITE (1u << 0) /* for writing: private pages are copied now */
+#define FL_POPULATE_WRITE                                                    \
+  (1u << 0) /* for writing: private pages are copied now, or, where they are \
+              mapped already, by the kernel at the first write */
 
 /* Makes a range resident and maps it, so that using it raises no fault until something takes pages
  * away. Blocks until that is done. Errors: those of fl_populate_start and fl_job_wait. */
