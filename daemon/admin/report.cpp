@@ -112,6 +112,12 @@ json describe(const memory::MemoryObject& object, bool linked, std::size_t mappi
   };
 }
 
+// As /proc/PID/maps writes them. Nothing in an object is ever executable.
+std::string perms_of(const space::Vma& vma) {
+  return std::string(vma.writable ? "rw-" : "r--") +
+         (vma.sharing == space::Sharing::shared ? "s" : "p");
+}
+
 json describe(const VmaSnapshot& snapshot, const std::optional<kernel::PageMap>& map) {
   const space::Vma& vma = snapshot.vma;
   json out = to_json(stats_of_vma(snapshot, map));
@@ -122,6 +128,7 @@ json describe(const VmaSnapshot& snapshot, const std::optional<kernel::PageMap>&
   out["offset"] = vma.page_size().offset_of(vma.first).value();
   out["sharing"] = vma.sharing == space::Sharing::shared ? "shared" : "private";
   out["writable"] = vma.writable;
+  out["perms"] = perms_of(vma);
   out["broken_pages"] = snapshot.broken;
   return out;
 }

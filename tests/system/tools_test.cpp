@@ -4,10 +4,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -86,7 +89,37 @@ TEST_F(Faultctl, SpacesAndVmasTellSharedFromPrivate) {
   EXPECT_EQ(vma["writable"], true);
   EXPECT_EQ(vma["broken_pages"], 1);
   EXPECT_NE(ctl("spaces").output.find(std::to_string(::getpid())), std::string::npos);
-  EXPECT_NE(ctl("vmas " + std::to_string(::getpid())).output.find("rwp"), std::string::npos);
+}
+
+// The line of a mapping begins as it does in /proc/PID/maps, and the object comes after.
+TEST_F(Faultctl, VmasLooksLikeProcMaps) {
+  const Object object = create(client_, 4 * kPage, "book");
+  const auto shared = map(object, 2 * kPage, FL_MAP_SHARED | FL_MAP_WRITE, kPage);
+  const auto view = map(object, 4 * kPage, FL_MAP_PRIVATE);
+  const auto pid = std::to_string(::getpid());
+  const auto answer = json("vmas " + pid)["vmas"];
+  const std::string table = ctl("vmas " + pid).output;
+  for (const auto& [memory, perms, offset] :
+       {std::tuple{shared, "rw-s", kPage}, std::tuple{view, "r--p", std::size_t{0}}}) {
+    const auto start = reinterpret_cast<std::uintptr_t>(memory.data());
+    std::ostringstream range;
+    range << std::hex << start << '-' << start + memory.size();
+    const auto line_at = table.find(range.str());
+    ASSERT_NE(line_at, std::string::npos) << range.str() << "\n" << table;
+    std::istringstream line(table.substr(line_at, table.find('\n', line_at) - line_at));
+    std::string word;
+    std::vector<std::string> words;
+    while (line >> word) words.push_back(word);
+    EXPECT_EQ(words.at(1), perms) << table;
+    EXPECT_EQ(std::stoull(words.at(2), nullptr, 16), offset) << table;
+    EXPECT_EQ(words.at(4), *(words.at(1).rbegin()) == 's' ? "shared" : "private") << table;
+    EXPECT_EQ(words.back(), "book") << table;
+    const auto vma = std::find_if(answer.begin(), answer.end(),
+                                  [&](const auto& one) { return one["start"] == start; });
+    ASSERT_NE(vma, answer.end());
+    EXPECT_EQ((*vma)["perms"], perms);
+    EXPECT_EQ((*vma)["object"].template get<std::uint64_t>(), std::stoull(words.at(3)));
+  }
 }
 
 TEST_F(Faultctl, ExitCodesTellRefusalUsageAndAbsence) {
