@@ -247,6 +247,21 @@ struct AdminReply {  // + a sealed memfd that holds the JSON text
   std::uint64_t json_bytes = 0;
 };
 
+enum class EventKind : std::uint8_t {
+  map = 0,
+  unmap = 1,
+  fault = 2,
+  cow_break = 3,
+  fork = 4,
+  exit = 5,
+};
+constexpr std::uint32_t bit_of(EventKind kind) {
+  return std::uint32_t{1} << static_cast<unsigned>(kind);
+}
+inline constexpr std::uint32_t kAllEvents = (bit_of(EventKind::exit) << 1) - 1;
+
+enum class FaultKind : std::uint8_t { none = 0, missing = 1, minor = 2, write_protect = 3 };
+
 static_assert(std::is_trivially_copyable_v<RequestHeader> && sizeof(RequestHeader) == 24);
 static_assert(std::is_trivially_copyable_v<ReplyHeader> && sizeof(ReplyHeader) == 264);
 static_assert(std::is_trivially_copyable_v<ObjectCreateRequest>);
