@@ -20,10 +20,6 @@ using space::VmaSnapshot;
 constexpr int kSchema = 1;
 constexpr mode_t kOthersRead = 0004;
 
-bool sees_all(uid_t viewer) {
-  return viewer == 0 || viewer == ::geteuid();
-}
-
 std::optional<kernel::PageMap> page_map_of(pid_t pid) {
   if (pid == 0) return std::nullopt;
   auto map = kernel::PageMap::open(pid);
@@ -158,6 +154,7 @@ json status_report(const DaemonStatus& status, const memory::ObjectDirectory& ob
       {"uptime_seconds", status.uptime.count()},
       {"workers", status.workers},
       {"sessions", status.sessions},
+      {"watchers", status.watchers},
       {"spaces", overview.spaces.size()},
       {"objects", all.size()},
       {"object_bytes", resident},
@@ -196,6 +193,10 @@ json object_report(uid_t viewer, const memory::ObjectDirectory& objects,
 }
 
 }  // namespace
+
+bool sees_all(uid_t viewer) {
+  return viewer == 0 || viewer == ::geteuid();
+}
 
 wire::Stats to_stats(const VmaSnapshot& vma, pid_t pid) {
   return stats_of_vma(vma, page_map_of(pid));

@@ -22,10 +22,14 @@ struct DaemonStatus {
   std::string socket_path;
   std::size_t workers = 0;
   std::size_t sessions = 0;
+  std::size_t watchers = 0;
   std::chrono::seconds uptime{0};
   bool user_mode_only = false;
   bool fork_events = false;
 };
+
+// Whether a user is shown what belongs to others.
+[[nodiscard]] bool sees_all(uid_t viewer);
 
 // The JSON text, described in docs/faultctl.md. Errors: EINVAL an unknown query; ESRCH vmas of a
 // process that has none here, or none that viewer may see.

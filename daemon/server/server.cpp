@@ -300,6 +300,7 @@ void Server::report(wire::AdminRequest query, uid_t viewer,
   status.socket_path = settings_.socket_path.string();
   status.workers = spaces_->worker_count();
   status.sessions = served_.open.size();
+  status.watchers = spaces_->feed().watcher_count();
   status.uptime =
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - started_);
   status.user_mode_only = !userfaultfd_device_;

@@ -14,6 +14,7 @@
 
 #include "daemon/admin/report.hpp"
 #include "daemon/kernel/log_budget.hpp"
+#include "daemon/server/event_packets.hpp"
 #include "daemon/server/json_memfd.hpp"
 #include "daemon/server/request.hpp"
 
@@ -27,6 +28,8 @@ using memory::FileSource;
 using memory::MemoryObject;
 using memory::ObjectSpec;
 
+// Packets of events that a session sends before the others have their turn.
+constexpr unsigned kPacketsATurn = 16;
 // Nothing unless the name is zero-terminated, and zero to its end.
 std::optional<std::string> text_of(const wire::Name& name) {
   const auto* const end = std::find(name.begin(), name.end(), '\0');
@@ -142,6 +145,7 @@ void Session::close() {
   hang_up(kernel::ForeignFd{socket_.release()});
   deadline_.cancel();
   jobs_.cancel_all();
+  watching_.reset();
   if (space_) host_.spaces().session_closed(*space_);
   host_.closed(*this);
 }
@@ -179,6 +183,12 @@ void Session::handle(Packet packet) {
     kernel::log_budget_of(peer_.uid).log(
         spdlog::level::warn, "client pid {} uid {}: {} bytes that are no request: closed",
         peer_.pid, peer_.uid, packet.bytes.size());
+    return close();
+  }
+  if (watching_) {
+    kernel::log_budget_of(peer_.uid).log(spdlog::level::warn,
+                                         "client pid {} uid {}: a request while it watches: closed",
+                                         peer_.pid, peer_.uid);
     return close();
   }
   if (request_.version != wire::kVersion) {
@@ -227,6 +237,8 @@ void Session::handle(Packet packet) {
       return on_job_progress(packet);
     case wire::Op::job_free:
       return on_job_free(packet);
+    case wire::Op::watch:
+      return on_watch(packet);
   }
   send(bad({EOPNOTSUPP,
             "asking for unknown operation " + std::to_string(static_cast<unsigned>(request_.op))}));
@@ -532,6 +544,49 @@ void Session::on_admin(const Packet& packet) {
     reply.own_fds.push_back(std::move(*memfd));
     respond(std::move(reply));
   });
+}
+
+void Session::on_watch(const Packet& packet) {
+  const auto body = body_of<wire::WatchRequest>(packet);
+  auto name = body ? text_of(body->object_name) : std::nullopt;
+  if (!name) return send(bad(malformed("watch")));
+  auto filter = filter_of(*body, std::move(*name), peer_.uid);
+  if (!filter) return send(bad(filter.error()));
+  auto subscription = host_.spaces().feed().subscribe(
+      peer_.uid, std::move(*filter), [weak = weak_from_this(), &control = host_.control()] {
+        asio::post(control, [weak] {
+          if (const auto self = weak.lock()) self->stream();
+        });
+      });
+  if (!subscription) return send(bad(subscription.error()));
+  watching_.emplace(std::move(*subscription));
+  unsent_ = packet_of({}, request_);  // the answer: from here on nothing is missed
+  listen();                           // for its end
+  stream();
+}
+
+void Session::stream() {
+  if (closed_ || blocked_) return;
+  for (unsigned i = 0; i < kPacketsATurn; ++i) {
+    if (unsent_.empty()) {
+      const space::EventBatch batch = watching_->take(wire::kMaxEvents);
+      if (batch.empty()) return;
+      unsent_ = packet_of(batch, request_);
+    }
+    const int error = wire::send_packet(socket_.native_handle(), unsent_, {});
+    if (error == EAGAIN || error == EWOULDBLOCK) {
+      blocked_ = true;
+      socket_.async_wait(asio::posix::stream_descriptor::wait_write,
+                         [self = shared_from_this()](const boost::system::error_code& wait_error) {
+                           self->blocked_ = false;
+                           if (!wait_error) self->stream();
+                         });
+      return;
+    }
+    if (error != 0) return close();
+    unsent_.clear();
+  }
+  asio::post(host_.control(), [self = shared_from_this()] { self->stream(); });
 }
 
 }  // namespace faultline::server

@@ -4,11 +4,15 @@
 // Life of a session:
 //   fresh -> greeted     a hello of this protocol's version
 //   greeted -> attached  attach_new or attach_forked: it speaks for an address space
+//   greeted -> watching  watch: it is sent events, and takes no further request
 //   any -> closed        the client closed, broke the protocol, was silent for kHandshakeWithin
 //                        before it was greeted, or the daemon stops; and kRefusalWithin after the
 //                        beginning where it is refused
 // While a request is carried out nothing is read, so a client has one request outstanding and its
 // socket's buffer pushes back.
+//
+// A session that watches has at most one packet unsent: while its client does not read, nothing is
+// taken from the feed, whose buffer is bounded, and which counts what it drops.
 //
 // Runs on the control thread alone; answers of workers are posted to it.
 #pragma once
@@ -114,6 +118,10 @@ class Session : public std::enable_shared_from_this<Session> {
   void on_mapping_stats(const Packet& packet);
   void on_process_stats();
   void on_admin(const Packet& packet);
+  void on_watch(const Packet& packet);
+  // Sends events until there are none, or the client does not read, or it is others' turn. One of
+  // these is always on its way to call it again: the feed, the socket, or the control thread.
+  void stream();
 
   // session_memory.cpp
   void on_protect(const Packet& packet);
@@ -143,6 +151,9 @@ class Session : public std::enable_shared_from_this<Session> {
   wire::RequestHeader request_;  // the one being carried out
   std::optional<space::SpaceRef> space_;
   JobTable jobs_;
+  std::optional<space::EventFeed::Subscription> watching_;
+  std::vector<std::byte> unsent_;  // where it watches: the packet whose turn it is
+  bool blocked_ = false;           // until the socket takes more of them
   bool greeted_ = false;
   bool closed_ = false;
 };

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "daemon/epoch/domain.hpp"
+#include "daemon/space/event_feed.hpp"
 #include "daemon/space/fault_worker.hpp"
 #include "daemon/space/populate_job.hpp"
 
@@ -79,6 +80,9 @@ class SpaceService final : public SpaceRegistry {
   // a client held its worker up, see FaultWorker::join_until.
   [[nodiscard]] bool stop(std::chrono::steady_clock::time_point deadline);
 
+  // Where to watch what happens in all of them.
+  EventFeed& feed() { return feed_; }
+
   [[nodiscard]] std::size_t space_count() const;
   [[nodiscard]] std::size_t worker_count() const;
 
@@ -117,6 +121,7 @@ class SpaceService final : public SpaceRegistry {
   [[nodiscard]] std::vector<FaultWorker*> workers() const;
 
   const Limits limits_;
+  EventFeed feed_;  // outlives the workers, who publish
   std::atomic<std::uint64_t> next_id_{1};
   mutable std::mutex mutex_;
   std::map<wire::Cookie, Known> known_;

@@ -11,6 +11,8 @@
 //      attach_forked: a fork child, whose userfaultfd the kernel already gave to the daemon, sends
 //      the cookie it read from its own beacon page. Only that address space can have read it.
 //   3. requests, one at a time, each answered by one reply with the same cookie.
+//   4. watch: after its reply the connection carries replies with events, with the cookie of that
+//      request, until either side closes it. It takes no further request.
 //
 // Versioning: kVersion changes with any change of layout; the daemon refuses another version in
 // words.
@@ -50,6 +52,7 @@ enum class Op : std::uint16_t {
   populate = 16,
   job_progress = 17,
   job_free = 18,
+  watch = 19,
 };
 
 struct RequestHeader {
@@ -262,6 +265,46 @@ inline constexpr std::uint32_t kAllEvents = (bit_of(EventKind::exit) << 1) - 1;
 
 enum class FaultKind : std::uint8_t { none = 0, missing = 1, minor = 2, write_protect = 3 };
 
+struct WatchRequest {
+  std::uint32_t kinds = 0;  // bit_of() each
+  std::uint32_t pid = 0;    // 0: all processes that the client may see
+  // Of this object alone, whichever of the two fits: 0 and empty for all.
+  std::uint64_t object_id = 0;
+  Name object_name{};
+};
+
+inline constexpr std::uint8_t kEventShared = 1U << 0;    // of the mapping
+inline constexpr std::uint8_t kEventWritable = 1U << 1;  // of the mapping
+inline constexpr std::uint8_t kEventWrite = 1U << 2;     // a write raised the fault
+
+struct Event {
+  std::uint64_t time_ns = 0;  // CLOCK_REALTIME
+  std::uint64_t space_id = 0;
+  std::uint64_t child_space_id = 0;  // of a fork
+  std::uint64_t start = 0;           // of the mapping; of a fault, its address
+  std::uint64_t length = 0;          // bytes
+  std::uint64_t object_id = 0;       // 0: none
+  std::uint64_t object_offset = 0;   // bytes, at start
+  std::uint64_t page = 0;            // of the object, at start
+  std::uint32_t pid = 0;             // 0: a fork child's that is not known yet
+  std::uint32_t uid = 0;
+  std::uint32_t thread = 0;  // of a fault
+  EventKind kind{};
+  FaultKind fault{};
+  std::uint8_t flags = 0;  // kEvent...
+  Name object_name{};
+};
+// Before so many events. Both may be 0 in a reply that has none.
+struct EventsHeader {
+  std::uint64_t lost = 0;  // between those of the last packet and these
+  std::uint64_t count = 0;
+};
+inline constexpr std::size_t kMaxEvents =
+    (kMaxPacket - sizeof(ReplyHeader) - sizeof(EventsHeader)) / sizeof(Event);
+
+// Nothing but what was put there is sent.
+static_assert(std::has_unique_object_representations_v<Event> && sizeof(Event) == 208);
+static_assert(std::has_unique_object_representations_v<EventsHeader>);
 static_assert(std::is_trivially_copyable_v<RequestHeader> && sizeof(RequestHeader) == 24);
 static_assert(std::is_trivially_copyable_v<ReplyHeader> && sizeof(ReplyHeader) == 264);
 static_assert(std::is_trivially_copyable_v<ObjectCreateRequest>);
