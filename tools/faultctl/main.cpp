@@ -1,22 +1,24 @@
 // faultctl: shows what a running faultlined holds and does. This file turns a command line into one
-// question and prints the answer.
+// question and prints the answer, or follows what happens.
 #include <sys/un.h>
 
 #include <CLI/CLI.hpp>
-#include <charconv>
 #include <cstdlib>
 #include <iostream>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "faultline/wire/socket_path.hpp"
+#include "tools/faultctl/connection.hpp"
 #include "tools/faultctl/query.hpp"
 #include "tools/faultctl/table.hpp"
+#include "tools/faultctl/usage.hpp"
+#include "tools/faultctl/watch.hpp"
 
 namespace {
 
+using faultline::ctl::WrongUsage;
 using faultline::wire::AdminQuery;
 
 constexpr int kExitRefused = 1;
@@ -26,10 +28,11 @@ constexpr int kExitUnreachable = 3;
 constexpr const char* kDescription =
     "NAME\n  faultctl - show the memory objects, address spaces and mappings of a faultlined\n\n"
     "DESCRIPTION\n"
-    "  Asks the daemon one question and prints a table, or the JSON text with --json. Root, and "
-    "the\n"
-    "  daemon's own user, see everything; everybody else sees the processes and objects of their "
-    "own.";
+    "  Asks the daemon one question and prints a table, or the JSON text with --json; watch "
+    "prints\n"
+    "  a line for everything that happens until it is stopped. Root, and the daemon's own user, "
+    "see\n"
+    "  everything; everybody else sees the processes and objects of their own.";
 constexpr const char* kFooter =
     "COLUMNS\n"
     "  RESIDENT  bytes in memory: in objects, of the object, once for all; elsewhere, in this\n"
@@ -51,6 +54,15 @@ constexpr const char* kFooter =
     "  POISONED  pages that could not be supplied: SIGBUS\n"
     "  FAILED    reads of an object's file that failed\n"
     "  A PID of ? is a fork child that has neither faulted nor connected yet.\n\n"
+    "EVENTS\n"
+    "  map       a mapping came to be; a remap is an unmap and a map\n"
+    "  unmap     a mapping, or a part of one, went\n"
+    "  fault     DETAIL: missing, minor or wp, as above; by a read or a write\n"
+    "  break     pages of a private mapping became the process's own (copy-on-write)\n"
+    "  fork      DETAIL: the child's address space, which has the parent's mappings\n"
+    "  exit      an address space is gone, and its mappings with it\n"
+    "  SIZE is that of the range; PAGE is the object's, counted from 0. Events that came faster\n"
+    "  than they were read are lost, and how many is told on standard error.\n\n"
     "ENVIRONMENT\n"
     "  FAULTLINE_SOCKET  the daemon's socket, where --socket is not given\n"
     "  XDG_RUNTIME_DIR   where neither is, the user's own daemon is asked, at\n"
@@ -58,22 +70,22 @@ constexpr const char* kFooter =
     "there,\n"
     "                    the system's, at /run/faultline/faultlined.sock\n\n"
     "EXIT STATUS\n"
-    "  0 answered; 1 the daemon refused, or knows no such process; 2 wrong usage; 3 no daemon to "
-    "ask,\n  or none that answers within 5 s.\n\n"
+    "  0 answered; 1 the daemon refused, or knows no such process, or nothing can be written; 2 "
+    "wrong\n"
+    "  usage; 3 no daemon to ask, or none that answers within 5 s. watch: 0 after --count events,\n"
+    "  with SIGINT, SIGTERM or SIGHUP, and when nobody reads its output any more; 3 also when the\n"
+    "  daemon goes.\n\n"
     "SEE ALSO\n  faultlined --help";
 
 struct Command {
-  AdminQuery query;
-  std::string (*show)(const nlohmann::json&);
-};
-
-struct WrongUsage : std::runtime_error {
-  using std::runtime_error::runtime_error;
+  AdminQuery query{};
+  std::string (*show)(const nlohmann::json&) = nullptr;  // null: watch
 };
 
 struct Question {
-  Command command{};
-  std::uint32_t pid = 0;
+  Command command;
+  std::uint32_t pid = 0;           // of vmas
+  faultline::ctl::Watch to_watch;  // of watch
   std::optional<std::string> socket_path;
   bool as_json = false;
 
@@ -84,15 +96,32 @@ struct Question {
   }
 };
 
-std::uint32_t pid_from(const std::string& text) {
-  std::uint32_t pid = 0;
-  const char* const end = text.data() + text.size();
-  const auto [stopped, code] = std::from_chars(text.data(), end, pid);
-  if (code != std::errc{} || stopped != end || pid == 0) {
-    throw WrongUsage("PID must be a positive whole number, not " + text);
+// The options of watch, as they were written.
+struct WatchWords {
+  std::optional<std::string> pid;
+  std::optional<std::string> object;
+  std::optional<std::string> events;
+  std::optional<std::string> count;
+
+  void add_options(CLI::App& to) {
+    to.add_option("--pid", pid, "of this process alone")->type_name("PID");
+    to.add_option("--object", object, "of this object alone, by its name or its id")
+        ->type_name("NAME|ID");
+    to.add_option("--event", events, "of these kinds alone: map,unmap,fault,break,fork,exit")
+        ->type_name("KINDS");
+    to.add_option("--count", count, "end after so many events")->type_name("N");
   }
-  return pid;
-}
+  [[nodiscard]] faultline::ctl::Watch meaning(bool as_json) const {
+    faultline::ctl::Watch watch;
+    watch.request.kinds =
+        events ? faultline::ctl::event_kinds_from(*events) : faultline::wire::kAllEvents;
+    if (pid) watch.request.pid = faultline::ctl::pid_from("--pid", *pid);
+    if (object) faultline::ctl::set_object(watch.request, *object);
+    if (count) watch.count = faultline::ctl::count_from("--count", *count);
+    watch.as_json = as_json;
+    return watch;
+  }
+};
 
 void check_socket_path(const std::string& path) {
   constexpr std::size_t kLongest = sizeof(sockaddr_un::sun_path) - 1;
@@ -128,6 +157,10 @@ Question parse(CLI::App& app, int argc, const char* const* argv) {
       add("vmas", "the mappings of one process", {AdminQuery::vmas, faultline::ctl::show_vmas})
           ->add_option("PID", pid, "the process")
           ->type_name("");
+  WatchWords watch_words;
+  CLI::App* const watch = add("watch", "follow maps, faults, breaks, forks as they happen", {});
+  watch->footer("What the events and columns mean: faultctl --help");
+  watch_words.add_options(*watch);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
@@ -136,6 +169,7 @@ Question parse(CLI::App& app, int argc, const char* const* argv) {
   }
 
   std::vector<std::string> extras = app.remaining(true);
+  const bool watches = chosen && chosen->show == nullptr;
   const bool wants_pid = chosen && chosen->query == AdminQuery::vmas;
   if (wants_pid && pid.empty() && !extras.empty()) {
     pid = extras.front();
@@ -148,7 +182,8 @@ Question parse(CLI::App& app, int argc, const char* const* argv) {
   }
   if (!chosen) throw WrongUsage("which command?");
   if (wants_pid && pid.empty()) throw WrongUsage("vmas of which PID?");
-  if (wants_pid) question.pid = pid_from(pid);
+  if (wants_pid) question.pid = faultline::ctl::pid_from("PID", pid);
+  if (watches) question.to_watch = watch_words.meaning(question.as_json);
   if (question.socket_path) check_socket_path(*question.socket_path);
   question.command = *chosen;
   return question;
@@ -157,6 +192,7 @@ Question parse(CLI::App& app, int argc, const char* const* argv) {
 void answer(const Question& question) {
   const auto paths = question.socket_path ? std::vector<std::string>{*question.socket_path}
                                           : faultline::wire::client_socket_paths();
+  if (question.command.show == nullptr) return faultline::ctl::watch(paths, question.to_watch);
   const nlohmann::json answer = faultline::ctl::ask(paths, {question.command.query, question.pid});
   std::cout << (question.as_json ? answer.dump(2) + "\n" : question.command.show(answer));
   if (!std::cout.flush()) throw faultline::ctl::Refused("writing the answer failed");

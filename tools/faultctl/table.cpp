@@ -43,25 +43,11 @@ class Table {
 };
 
 std::string bytes(const json& value) {
-  constexpr std::array kUnits{"B", "KiB", "MiB", "GiB", "TiB"};
-  auto amount = value.get<double>();
-  std::size_t unit = 0;
-  while (amount >= 1024 && unit + 1 < kUnits.size()) {
-    amount /= 1024;
-    ++unit;
-  }
-  return fmt::format("{:.{}f} {}", amount, unit == 0 ? 0 : 1, kUnits[unit]);
+  return readable_bytes(value.get<std::uint64_t>());
 }
 
 std::string number(const json& value) {
   return std::to_string(value.get<std::uint64_t>());
-}
-
-// A name may hold nothing that a terminal would obey, but a process can call itself anything.
-std::string printable(std::string text) {
-  std::replace_if(
-      text.begin(), text.end(), [](char c) { return c < ' ' || c == '\x7f'; }, '?');
-  return text;
 }
 
 std::string name_of(const json& value) {
@@ -76,6 +62,24 @@ std::string pid_of(const json& space) {
 
 }  // namespace
 
+std::string readable_bytes(std::uint64_t bytes) {
+  constexpr std::array kUnits{"B", "KiB", "MiB", "GiB", "TiB"};
+  auto amount = static_cast<double>(bytes);
+  std::size_t unit = 0;
+  while (amount >= 1024 && unit + 1 < kUnits.size()) {
+    amount /= 1024;
+    ++unit;
+  }
+  return fmt::format("{:.{}f} {}", amount, unit == 0 ? 0 : 1, kUnits.at(unit));
+}
+
+// A name may hold nothing that a terminal would obey, but a process can call itself anything.
+std::string printable(std::string text) {
+  std::replace_if(
+      text.begin(), text.end(), [](char c) { return c < ' ' || c == '\x7f'; }, '?');
+  return text;
+}
+
 std::string show_status(const json& answer) {
   const json& status = answer["status"];
   const json& faults = status["faults"];
@@ -89,6 +93,7 @@ std::string show_status(const json& answer) {
   text += line("up", number(status["uptime_seconds"]) + " s");
   text += line("fault workers", number(status["workers"]));
   text += line("sessions", number(status["sessions"]));
+  text += line("watchers", number(status["watchers"]));
   text += line("address spaces", number(status["spaces"]));
   text += line("objects", number(status["objects"]));
   text += line("object memory", bytes(status["object_bytes"]));

@@ -1,0 +1,55 @@
+// A connection to a daemon's control socket, greeted. Must never attach an address space: looking
+// at a daemon takes no userfaultfd.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "faultline/wire/packet.hpp"
+#include "faultline/wire/protocol.hpp"
+
+namespace faultline::ctl {
+
+// Nobody to ask.
+class Unreachable : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+// The daemon said no, in its words.
+class Refused : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+inline constexpr std::chrono::seconds kAnswerWithin{5};
+
+class Connection {
+ public:
+  // To the first of the paths at which a daemon listens. Throws Unreachable, also where it says
+  // nothing for kAnswerWithin, and Refused.
+  explicit Connection(const std::vector<std::string>& socket_paths);
+
+  // Asks, and returns the answer: its header has been read, and said yes. Throws the same.
+  template <typename Body>
+  wire::Packet ask(wire::Op op, const Body& body) {
+    wire::RequestHeader header;
+    header.op = op;
+    header.body_size = sizeof(body);
+    return exchange(wire::join(header, body));
+  }
+  // A further packet. Throws the same; Unreachable where the daemon has closed the connection.
+  wire::Packet receive();
+
+  [[nodiscard]] int fd() const { return socket_.get(); }
+
+ private:
+  wire::Packet exchange(std::span<const std::byte> request);
+
+  UniqueFd socket_;
+};
+
+}  // namespace faultline::ctl

@@ -1,0 +1,70 @@
+#include "tools/faultctl/usage.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+#include <optional>
+#include <sstream>
+
+#include "tools/faultctl/event_line.hpp"
+
+namespace faultline::ctl {
+
+namespace {
+
+template <typename Number>
+std::optional<Number> number_in(const std::string& text) {
+  Number number = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stopped, code] = std::from_chars(text.data(), end, number);
+  if (code != std::errc{} || stopped != end) return std::nullopt;
+  return number;
+}
+
+template <typename Number>
+Number positive(const std::string& what, const std::string& text) {
+  const auto number = number_in<Number>(text);
+  if (!number || *number == 0) {
+    throw WrongUsage(what + " must be a positive whole number, not " + text);
+  }
+  return *number;
+}
+
+}  // namespace
+
+std::uint32_t pid_from(const std::string& what, const std::string& text) {
+  return positive<std::uint32_t>(what, text);
+}
+
+std::uint64_t count_from(const std::string& what, const std::string& text) {
+  return positive<std::uint64_t>(what, text);
+}
+
+std::uint32_t event_kinds_from(const std::string& text) {
+  const auto& names = event_names();
+  std::uint32_t kinds = 0;
+  std::istringstream words(text);
+  std::string word;
+  while (std::getline(words, word, ',')) {
+    const auto found = std::find(names.begin(), names.end(), word);
+    if (found == names.end()) {
+      throw WrongUsage(fmt::format("no such event: {}; there are {}", word, fmt::join(names, ",")));
+    }
+    kinds |= wire::bit_of(static_cast<wire::EventKind>(found - names.begin()));
+  }
+  if (kinds == 0) throw WrongUsage("--event of which kinds?");
+  return kinds;
+}
+
+void set_object(wire::WatchRequest& request, const std::string& text) {
+  if (text.empty() || text.size() > wire::kMaxName) {
+    throw WrongUsage(
+        fmt::format("--object must be a name of 1 to {} bytes, or an id", wire::kMaxName));
+  }
+  text.copy(request.object_name.data(), wire::kMaxName);
+  request.object_id = number_in<std::uint64_t>(text).value_or(0);
+}
+
+}  // namespace faultline::ctl

@@ -1,0 +1,25 @@
+// What people write on the command line, turned into what is meant. Must never guess: what cannot
+// be meant is refused in words.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "faultline/wire/protocol.hpp"
+
+namespace faultline::ctl {
+
+struct WrongUsage : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// what: how it is called in the refusal. All throw WrongUsage.
+std::uint32_t pid_from(const std::string& what, const std::string& text);
+std::uint64_t count_from(const std::string& what, const std::string& text);
+// "map,fault": bits of wire::bit_of.
+std::uint32_t event_kinds_from(const std::string& text);
+// An object's name, or its id: a number is taken for both, whichever fits.
+void set_object(wire::WatchRequest& request, const std::string& text);
+
+}  // namespace faultline::ctl
