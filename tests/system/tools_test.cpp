@@ -43,6 +43,7 @@ TEST_F(Faultctl, StatusNamesTheDaemonAndCountsItsFaults) {
   EXPECT_EQ(status["socket"], daemon_.socket());
   EXPECT_EQ(status["objects"], 1);
   EXPECT_EQ(status["spaces"], 1);
+  EXPECT_EQ(status["watchers"], 0);
   EXPECT_EQ(status["faults"]["missing"], 1);
   EXPECT_EQ(status["faults"]["writes"], 1);
   EXPECT_NE(ctl("status").output.find("1 missing"), std::string::npos);
@@ -141,6 +142,14 @@ TEST_F(Faultctl, WrongUsageIsToldInWords) {
       {"vmas 12x", "PID must be a positive whole number, not 12x"},
       {"vmas 4294967297", "PID must be a positive whole number, not 4294967297"},
       {"vmas 1 2", "one argument too many: 2"},
+      {"watch --pid -3", "--pid must be a positive whole number, not -3"},
+      {"watch --count 0", "--count must be a positive whole number, not 0"},
+      {"watch --count 1x", "--count must be a positive whole number, not 1x"},
+      {"watch --event map,boo", "no such event: boo; there are map,unmap,fault,break,fork,exit"},
+      {"watch --event ''", "--event of which kinds?"},
+      {"watch --object ''", "--object must be a name of 1 to 128 bytes, or an id"},
+      {"watch 12", "one argument too many: 12"},
+      {"status --pid 12", "no such option: --pid"},
       {"bogus", "no such command: bogus"},
       {"--bogus status", "no such option: --bogus"},
       {"status --socket " + std::string(200, 'x'), "--socket must be a path of 1 to 107 bytes"},
@@ -210,8 +219,9 @@ TEST_F(Faultctl, ACommandsHelpIsItsOwnAndShort) {
 TEST_F(Faultctl, HelpTellsEveryCommand) {
   const Ran help = run(FAULTCTL_BINARY " --help");
   EXPECT_EQ(help.code, 0);
-  for (const char* word : {"status", "objects", "spaces", "vmas", "--json", "EXIT STATUS", "MODE",
-                           "OPEN", "MAPPED", "FROM", "KIND", "OFFSET", "XDG_RUNTIME_DIR"}) {
+  for (const char* word : {"status", "objects", "spaces", "vmas", "watch", "--json", "EXIT STATUS",
+                           "MODE", "OPEN", "MAPPED", "FROM", "PERMS", "KIND", "OFFSET", "EVENTS",
+                           "unmap", "fault", "break", "fork", "exit", "XDG_RUNTIME_DIR"}) {
     EXPECT_NE(help.output.find(word), std::string::npos) << word;
   }
 }
