@@ -135,7 +135,7 @@ class EventFeed {
   template <typename Make>
   void tell(Make make) {
     if (watched()) [[unlikely]]
-      publish(make());
+      make_and_publish(make);
   }
   // Thread-safe. Waits for nobody but others who copy an event or a batch.
   void publish(const SpaceEvent& event);
@@ -150,6 +150,11 @@ class EventFeed {
  private:
   static constexpr std::size_t kCacheLine = 64;
 
+  // Out of the way of who asks in vain.
+  template <typename Make>
+  [[gnu::cold, gnu::noinline]] void make_and_publish(Make& make) {
+    publish(make());
+  }
   void end(const std::shared_ptr<Watcher>& watcher);
 
   alignas(kCacheLine) std::atomic<bool> watched_{false};
