@@ -252,6 +252,23 @@ TEST(EventFeed, LimitsTheWatchersOfAUser) {
   EXPECT_EQ(feed.watcher_count(), EventFeed::kMostWatchersOfUser - 1);
 }
 
+// Takes a few events, which must be this publisher's, one after the other or a count in their
+// place.
+void expect_all_of(pid_t publisher, EventFeed::Subscription& subscription) {
+  std::optional<std::uint64_t> next;
+  for (std::size_t got = 0; got < 20;) {
+    const EventBatch batch = subscription.take(kAtOnce);
+    if (batch.empty()) std::this_thread::yield();
+    got += batch.events.size();
+    if (next) *next += batch.lost;
+    for (const SpaceEvent& event : batch.events) {
+      EXPECT_EQ(event.pid, publisher);
+      EXPECT_EQ(event.page.value(), next.value_or(event.page.value()));
+      next = event.page.value() + 1;
+    }
+  }
+}
+
 // Watchers come and go, and take, while other threads publish; each sees each publisher's events in
 // order, and every one of them or a count in its place.
 TEST(EventFeed, WatchersComeAndGoWhileThreadsPublish) {
@@ -280,18 +297,7 @@ TEST(EventFeed, WatchersComeAndGoWhileThreadsPublish) {
         filter.pid = 1 + round % kPublishers;
         auto subscription = feed.subscribe(kRoot, filter, [told] { told->fetch_add(1); });
         ASSERT_TRUE(subscription);
-        std::optional<std::uint64_t> next;
-        for (std::size_t got = 0; got < 20;) {
-          const EventBatch batch = subscription->take(kAtOnce);
-          if (batch.empty()) std::this_thread::yield();
-          got += batch.events.size();
-          if (next) *next += batch.lost;
-          for (const SpaceEvent& event : batch.events) {
-            EXPECT_EQ(event.pid, filter.pid);
-            EXPECT_EQ(event.page.value(), next.value_or(event.page.value()));
-            next = event.page.value() + 1;
-          }
-        }
+        expect_all_of(filter.pid, *subscription);
       }
     });
   }
