@@ -37,15 +37,16 @@ wire::Cookie random_cookie() {
 
 AddressSpace::AddressSpace(SpaceId id, Owner owner, kernel::Userfaultfd uffd,
                            std::shared_ptr<HandleTable> handles, std::optional<Vaddr> beacon,
-                           epoch::Domain& domain)
+                           const Surroundings& around)
     : identity_(id, owner),
       cookie_(random_cookie()),
       beacon_(beacon),
       uffd_(std::move(uffd)),
       handles_(std::move(handles)),
-      domain_(domain),
-      vmas_(domain),
-      engine_(identity_, uffd_, vmas_, this->beacon(), *this) {}
+      around_(around),
+      teller_(identity_, around.feed),
+      vmas_(around.domain),
+      engine_(identity_, teller_, uffd_, vmas_, this->beacon(), *this) {}
 
 std::optional<FaultEngine::Beacon> AddressSpace::beacon() const {
   if (!beacon_) return std::nullopt;
@@ -300,7 +301,7 @@ void AddressSpace::on_fork(int child_fd) {
   const Owner owner = this->owner();
   auto child = std::make_shared<AddressSpace>(
       host_->next_space_id(), Owner{.pid = 0, .parent = owner.pid, .uid = owner.uid},
-      std::move(child_uffd), handles_->clone(), beacon_, domain_);
+      std::move(child_uffd), handles_->clone(), beacon_, around_);
 
   // Pieces of one mapping share its activity in the parent, and so they must in the child.
   std::map<const VmaActivity*, std::shared_ptr<VmaActivity>> activities;
@@ -324,11 +325,13 @@ void AddressSpace::on_fork(int child_fd) {
   // The child has what departed since it forked. What departed before, it has not, and something
   // that was not reported may be there now: its first fault there asks the kernel.
   for (const Vma& vma : departed_) child->inherited_.add({inherit(vma)});
+  teller_.tell(EventKind::fork, [&](SpaceEvent& event) { event.child = child->id(); });
   host_->adopt(std::move(child));
 }
 
 void AddressSpace::on_unmap(Vaddr start, Vaddr end) {
   std::vector<Vma> gone = vmas_.remove(start, end);
+  teller_.tell(EventKind::unmap, gone);
   departed_.add(gone);
   forget(gone);
 }
@@ -338,6 +341,12 @@ void AddressSpace::on_remap(Vaddr from, Vaddr to, ByteCount length) {
   // the copy is is not told: its first fault finds out.
   if (length == ByteCount{0}) return;
   const VmaTree::Moved moved = vmas_.move({from, length}, to);
+  teller_.tell(EventKind::unmap, moved.taken);
+  teller_.tell(EventKind::unmap, moved.replaced);
+  for (const Vma& vma : moved.taken) {
+    const Vma there = vma.moved_to(to + (vma.start - from));
+    teller_.tell(EventKind::map, there, there.start, there.length());
+  }
   departed_.add(moved.taken);
   forget(moved.replaced);
 }
@@ -408,7 +417,9 @@ Status AddressSpace::discover(Vaddr address) {
   if (auto registered = uffd_.register_object_range(start, end - start); !registered) {
     return registered;
   }
-  vmas_.insert(found->part(start, end));
+  const Vma taken_in = found->part(start, end);
+  vmas_.insert(taken_in);
+  teller_.tell(EventKind::map, taken_in, taken_in.start, taken_in.length());
   return {};
 }
 
@@ -465,14 +476,19 @@ Status AddressSpace::map_in_turn(const MapRequest& request) {
     return fail(unsettled, "waiting for the client's other threads to unmap");
   }
   if (dead()) return fail(ESRCH, "mapping into an address space that is gone");
-  forget(vmas_.insert(Vma{.start = request.address,
-                          .end = request.address + request.length,
-                          .object = request.object,
-                          .first = request.first,
-                          .sharing = request.sharing,
-                          .writable = request.writable,
-                          .activity = std::make_shared<VmaActivity>(
-                              request.first, request.object->page_size().pages(request.length))}));
+  const Vma vma{.start = request.address,
+                .end = request.address + request.length,
+                .object = request.object,
+                .first = request.first,
+                .sharing = request.sharing,
+                .writable = request.writable,
+                .advice = Advice::normal,
+                .activity = std::make_shared<VmaActivity>(
+                    request.first, request.object->page_size().pages(request.length))};
+  const std::vector<Vma> replaced = vmas_.insert(vma);
+  teller_.tell(EventKind::unmap, replaced);
+  teller_.tell(EventKind::map, vma, vma.start, vma.length());
+  forget(replaced);
   return {};
 }
 
@@ -583,6 +599,7 @@ void AddressSpace::abandon() {
 
 void AddressSpace::die() {
   if (dead_.exchange(true, std::memory_order_acq_rel)) return;
+  if (host_ != nullptr) teller_.tell(EventKind::exit, [](SpaceEvent&) {});
   vmas_.clear();
   departed_.clear();
   inherited_.clear();

@@ -90,6 +90,12 @@ struct SpaceSnapshot {
 
 class AddressSpace;
 
+// What the spaces of one user share, and outlives them.
+struct Surroundings {
+  epoch::Domain& domain;
+  EventFeed& feed;
+};
+
 // The worker that an address space is at home on.
 class SpaceHost {
  public:
@@ -116,7 +122,7 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   // beacon: the page that is answered with the space's cookie; nothing where the client has none.
   AddressSpace(SpaceId id, Owner owner, kernel::Userfaultfd uffd,
                std::shared_ptr<HandleTable> handles, std::optional<Vaddr> beacon,
-               epoch::Domain& domain);
+               const Surroundings& around);
 
   // Starts listening, on the thread of the host, which is its home from now on. Call once, first.
   void start(SpaceHost& host);
@@ -253,7 +259,8 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   const std::optional<Vaddr> beacon_;
   const kernel::Userfaultfd uffd_;
   const std::shared_ptr<HandleTable> handles_;
-  epoch::Domain& domain_;
+  const Surroundings around_;
+  const Teller teller_;
   SpaceHost* host_ = nullptr;
   std::thread::id home_;
 

@@ -21,18 +21,6 @@ PageCount limited(const FaultAround::Window& window, const Vma& vma, PageIndex p
   return fault.alone ? kOnePage : std::min(window.pages, vma.end_page() - page);
 }
 
-void count(Fault& fault, FaultCounters& done) {
-  if (std::exchange(fault.counted, true)) return;
-  done.writes += fault.write ? 1U : 0U;
-  if (fault.write_protect) {
-    ++done.write_protect;
-  } else if (fault.minor) {
-    ++done.minor;
-  } else {
-    ++done.missing;
-  }
-}
-
 }  // namespace
 
 Answer FaultEngine::answer(Fault& fault) {
@@ -44,7 +32,7 @@ Answer FaultEngine::answer(Fault& fault) {
     return beacon_ && fault.address == beacon_->address ? answer_beacon(fault) : Answer::unknown;
   }
   FaultCounters done;
-  count(fault, done);
+  count(*vma, fault, done);
   const Answer answer = answer_in(*vma, fault, done);
   tally(*vma, done);
   return answer;
@@ -126,7 +114,7 @@ Answer FaultEngine::copy_page(const Vma& vma, PageIndex page, Fault& fault, Faul
   vma.activity->installed(window, page, copied.reached, ahead);
   done.pages_copied += copied.made;
   done.ahead_copies += ahead.value();
-  done.breaks += copied.parted.value();
+  count_breaks(vma, page, copied, done);
   return Answer::done;
 }
 
@@ -134,7 +122,7 @@ Answer FaultEngine::unprotect_page(const Vma& vma, PageIndex page, Fault& fault,
                                    FaultCounters& done) {
   const auto window = vma.activity->window(page, AccessKind::unprotect, vma.advice);
   const Installed lifted = unprotect_pages(uffd_, vma, page, limited(window, vma, page, fault));
-  done.breaks += lifted.parted.value();
+  count_breaks(vma, page, lifted, done);
   if (lifted.error != 0) return after_error(vma, page, fault, lifted.error, done);
   vma.activity->installed(window, page, lifted.reached, PageCount{0});
   return Answer::done;
@@ -203,7 +191,7 @@ Installed FaultEngine::install(const Vma& vma, PageIndex page, PageCount count, 
     result = copy_pages(uffd_, vma, page, ready, Source::object, Present::ends_it);
     done.pages_copied += result.made;
     if (result.error == EEXIST) result = unprotect_pages(uffd_, vma, page, kOnePage);
-    done.breaks += result.parted.value();
+    count_breaks(vma, page, result, done);
   } else {
     result = map_pages(uffd_, vma, page, ready);
     done.pages_mapped += result.made;
@@ -244,6 +232,34 @@ bool FaultEngine::can_record_breaks(const Vma& vma) const {
     identity_.log("no memory to record copy-on-write breaks: {}", prepared.error().message());
   }
   return prepared.has_value();
+}
+
+void FaultEngine::count(const Vma& vma, Fault& fault, FaultCounters& done) const {
+  if (std::exchange(fault.counted, true)) return;
+  done.writes += fault.write ? 1U : 0U;
+  if (fault.write_protect) {
+    ++done.write_protect;
+  } else if (fault.minor) {
+    ++done.minor;
+  } else {
+    ++done.missing;
+  }
+  teller_.tell(EventKind::fault, [&](SpaceEvent& event) {
+    Teller::describe(event, vma, fault.address, ByteCount{0});
+    event.fault = fault.write_protect ? FaultKind::write_protect
+                  : fault.minor       ? FaultKind::minor
+                                      : FaultKind::missing;
+    event.write = fault.write;
+    event.thread = fault.thread;
+  });
+}
+
+void FaultEngine::count_breaks(const Vma& vma, PageIndex page, const Installed& made,
+                               FaultCounters& done) const {
+  if (made.parted == PageCount{0}) return;
+  done.breaks += made.parted.value();
+  teller_.tell(EventKind::cow_break, vma, vma.address_of(page),
+               vma.page_size().bytes(std::max(made.reached, kOnePage)));
 }
 
 void FaultEngine::tally(const Vma& vma, const FaultCounters& done) {

@@ -22,6 +22,7 @@
 #include "daemon/kernel/userfaultfd.hpp"
 #include "daemon/space/identity.hpp"
 #include "daemon/space/page_install.hpp"
+#include "daemon/space/teller.hpp"
 #include "daemon/space/vma_tree.hpp"
 #include "faultline/wire/protocol.hpp"
 
@@ -67,9 +68,14 @@ class FaultEngine {
     wire::Cookie cookie;
   };
   // Refers to all of them.
-  FaultEngine(Identity& identity, const kernel::Userfaultfd& uffd, const VmaTree& vmas,
-              std::optional<Beacon> beacon, FaultParking& parking)
-      : identity_(identity), uffd_(uffd), vmas_(vmas), beacon_(beacon), parking_(parking) {}
+  FaultEngine(Identity& identity, const Teller& teller, const kernel::Userfaultfd& uffd,
+              const VmaTree& vmas, std::optional<Beacon> beacon, FaultParking& parking)
+      : identity_(identity),
+        teller_(teller),
+        uffd_(uffd),
+        vmas_(vmas),
+        beacon_(beacon),
+        parking_(parking) {}
 
   [[nodiscard]] Answer answer(Fault& fault);
   // To a fault whose address is no VMA's, and will not be. Never unknown.
@@ -96,9 +102,13 @@ class FaultEngine {
   // How many of wanted pages are resident from page on; 0: the fault waits.
   PageCount supply(const Vma& vma, PageIndex page, PageCount wanted, const Fault& fault);
   bool can_record_breaks(const Vma& vma) const;
+  void count(const Vma& vma, Fault& fault, FaultCounters& done) const;
+  void count_breaks(const Vma& vma, PageIndex page, const Installed& made,
+                    FaultCounters& done) const;
   void tally(const Vma& vma, const FaultCounters& done);
 
   Identity& identity_;
+  const Teller& teller_;
   const kernel::Userfaultfd& uffd_;
   const VmaTree& vmas_;
   std::optional<Beacon> beacon_;

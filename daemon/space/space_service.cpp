@@ -150,7 +150,8 @@ void SpaceService::attach_new(kernel::ForeignFd userfaultfd, Owner owner, Vaddr 
       return true;
     }
     auto space = std::make_shared<AddressSpace>(next_space_id(), owner, std::move(*uffd),
-                                                std::make_shared<HandleTable>(), beacon, *domain);
+                                                std::make_shared<HandleTable>(), beacon,
+                                                Surroundings{*domain, feed_});
     const wire::Cookie cookie = space->cookie();
     place(std::move(space));
     done(attach_forked(cookie, owner));

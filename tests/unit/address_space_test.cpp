@@ -52,7 +52,8 @@ class AddressSpaceTest : public ::testing::Test {
     spec.content_size = ByteCount{kPage};
     object_ = *memory::MemoryObject::create(ObjectId{1}, std::move(spec));
     space_ = std::make_shared<AddressSpace>(SpaceId{1}, Owner{}, std::move(*uffd),
-                                            std::make_shared<HandleTable>(), std::nullopt, domain_);
+                                            std::make_shared<HandleTable>(), std::nullopt,
+                                            Surroundings{domain_, feed_});
     space_->start(host_);
   }
   void TearDown() override {
@@ -83,6 +84,7 @@ class AddressSpaceTest : public ::testing::Test {
   }
 
   epoch::Domain domain_{"test"};
+  EventFeed feed_;
   Host host_;
   UniqueFd watched_;
   std::shared_ptr<memory::MemoryObject> object_;

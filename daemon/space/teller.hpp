@@ -1,0 +1,57 @@
+// Tells the feed what happens in one address space. Must never cost more than a load and a branch
+// where nobody watches: what there is to tell is put together only then.
+#pragma once
+
+#include <chrono>
+#include <vector>
+
+#include "daemon/space/event_feed.hpp"
+#include "daemon/space/identity.hpp"
+#include "daemon/space/vma.hpp"
+
+namespace faultline::space {
+
+// Thread-safe. Refers to both.
+class Teller {
+ public:
+  Teller(const Identity& identity, EventFeed& feed) : identity_(identity), feed_(feed) {}
+
+  // complete adds what the kind has to tell.
+  template <typename Complete>
+  void tell(EventKind kind, Complete complete) const {
+    feed_.tell([&] {
+      SpaceEvent event;
+      event.kind = kind;
+      event.time = std::chrono::system_clock::now();
+      event.space = identity_.id();
+      event.pid = identity_.pid();
+      event.uid = identity_.uid();
+      complete(event);
+      return event;
+    });
+  }
+  // Of [start, start + length) of the VMA.
+  void tell(EventKind kind, const Vma& vma, Vaddr start, ByteCount length) const {
+    tell(kind, [&](SpaceEvent& event) { describe(event, vma, start, length); });
+  }
+  void tell(EventKind kind, const std::vector<Vma>& whole) const {
+    for (const Vma& vma : whole) tell(kind, vma, vma.start, vma.length());
+  }
+
+  static void describe(SpaceEvent& event, const Vma& vma, Vaddr start, ByteCount length) {
+    event.start = start;
+    event.length = length;
+    event.object = vma.object->id();
+    vma.object->name().copy(event.object_name.data(), event.object_name.size() - 1);
+    event.page_size = vma.page_size();
+    event.page = vma.page_at(start);
+    event.sharing = vma.sharing;
+    event.writable = vma.writable;
+  }
+
+ private:
+  const Identity& identity_;
+  EventFeed& feed_;
+};
+
+}  // namespace faultline::space
