@@ -39,8 +39,7 @@ constexpr std::array kBenchmarks{
               faultline::bench::fault_latency},
     Benchmark{"daemon_memory", "the daemon's own memory for what it manages",
               faultline::bench::daemon_memory},
-    Benchmark{"tree", "the interval tree, against locked maps and liburcu",
-              faultline::bench::tree},
+    Benchmark{"tree", "the interval tree, against locked maps and liburcu", faultline::bench::tree},
 };
 
 std::string footer() {

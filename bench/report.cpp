@@ -38,8 +38,8 @@ double judged(const Result& result, const Target& target) {
 }
 
 Row row_of(const Result& result) {
-  Row row{result.name, result.unit, "-", "-", number(median(result.faultline)), "-", "-", "-",
-          "-",         result.placement};
+  Row row{result.name, result.unit, "-", "-", number(median(result.faultline)),
+          "-",         "-",         "-", "-", result.placement};
   if (!result.kernel.empty()) {
     const std::vector<double> ratios = pair_ratios(result);
     row[2] = result.against;
@@ -93,8 +93,8 @@ bool met(const Result& result, const Target& target) {
 }
 
 std::string table(const std::vector<Result>& results) {
-  std::vector<Row> rows{
-      Row{"FIGURE", "UNIT", "AGAINST", "ITS", "FAULTLINE", "RATIO", "OF PAIRS", "TARGET", "MET", "CPUS"}};
+  std::vector<Row> rows{Row{"FIGURE", "UNIT", "AGAINST", "ITS", "FAULTLINE", "RATIO", "OF PAIRS",
+                            "TARGET", "MET", "CPUS"}};
   for (const Result& result : results) {
     Row row = row_of(result);
     bool first = true;

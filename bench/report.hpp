@@ -20,10 +20,10 @@ struct Target {
 struct Result {
   std::string name;
   std::string unit;
-  std::string placement;          // which CPUs who might run on
+  std::string placement;           // which CPUs who might run on
   std::string against = "kernel";  // what Faultline is compared with
-  std::vector<double> kernel;     // its samples, one a round; empty where it has no such thing
-  std::vector<double> faultline;  // the same rounds
+  std::vector<double> kernel;      // its samples, one a round; empty where it has no such thing
+  std::vector<double> faultline;   // the same rounds
   std::vector<Target> targets;
   std::vector<std::string> notes;
 };

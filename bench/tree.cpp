@@ -1,6 +1,6 @@
 // The interval tree against what one would use instead: std::map and absl::btree_map under a
-// std::shared_mutex, and a path-copying tree under liburcu. All of them hold the same intervals at the
-// same time and are measured by turns.
+// std::shared_mutex, and a path-copying tree under liburcu. All of them hold the same intervals at
+// the same time and are measured by turns.
 #include "daemon/epoch/interval_tree.hpp"
 
 #include <absl/container/btree_map.h>
@@ -110,7 +110,6 @@ class LockedMap {
 };
 using StdMap = LockedMap<std::map<std::uint64_t, Item>>;
 using AbslMap = LockedMap<absl::btree_map<std::uint64_t, Item>>;
-
 
 void bind(unsigned cpu) {
   cpu_set_t set;
@@ -396,8 +395,9 @@ std::vector<Result> tree(const Options& options) {
     }
   }
   for (const Samples* other : rivals) {
-    results.push_back(against(other->name, "updates", other->updates, of_ours.updates,
-                              other == &of_urcu ? std::vector{at_least(1)} : std::vector<Target>{}));
+    results.push_back(
+        against(other->name, "updates", other->updates, of_ours.updates,
+                other == &of_urcu ? std::vector{at_least(1)} : std::vector<Target>{}));
   }
   Result memory;
   memory.name = "memory_after_churn";

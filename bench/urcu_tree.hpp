@@ -1,6 +1,6 @@
-// A plain path-copying B+tree under liburcu, for the interval tree to be compared with: nodes of the same
-// sizes, searched in the same way, without what Faultline's tree does besides (holes, transactions, a fill
-// that is kept on erase). Must never be made slower than it need be.
+// A plain path-copying B+tree under liburcu, for the interval tree to be compared with: nodes of
+// the same sizes, searched in the same way, without what Faultline's tree does besides (holes,
+// transactions, a fill that is kept on erase). Must never be made slower than it need be.
 //
 // Locking: one writer; readers are registered with liburcu.
 #pragma once

@@ -22,6 +22,11 @@ using Clock = std::chrono::steady_clock;
 // How often a grace period looks at a reader before it asks to be woken: most sections are shorter
 // than the way to sleep and back.
 constexpr int kLooks = 64;
+// How long the reclaimer of a busy domain lets callbacks gather, and how many of one thread are
+// enough. A grace period interrupts every running thread of the process: one for each callback
+// would cost them half their speed.
+constexpr std::chrono::milliseconds kGather{1};
+constexpr std::uint64_t kBatch = 128;
 // pthread_setname_np takes 15 characters.
 constexpr std::size_t kNameLength = 10;
 
@@ -78,14 +83,16 @@ constinit thread_local std::array<Domain::CachedSlot, Domain::kCachedSlots> Doma
 constinit thread_local Domain::ThreadSlots* Domain::thread_slots = nullptr;
 constinit thread_local const Domain* Domain::running_callbacks = nullptr;
 
-void Domain::Queue::push(Callback& callback) noexcept {
-  retired.fetch_add(1, std::memory_order_relaxed);  // before it can run: pending() never wraps
+std::uint64_t Domain::Queue::push(Callback& callback) noexcept {
+  // Before it can run: pending() never wraps.
+  const std::uint64_t before = retired.fetch_add(1, std::memory_order_relaxed);
   Callback* first = head.load(std::memory_order_relaxed);
   do {
     callback.next = first;
     // Sequentially consistent, for the look at reclaimer_ that follows (D in docs/epoch.md).
   } while (!head.compare_exchange_weak(first, &callback, std::memory_order_seq_cst,
                                        std::memory_order_relaxed));
+  return before;
 }
 
 void Domain::Slot::wake_waiter() noexcept {
@@ -158,8 +165,10 @@ bool Domain::inside_section() const noexcept {
 
 void Domain::retire(Callback& callback) noexcept {
   Slot* const slot = attached();
-  (slot != nullptr ? slot->queue : spare_queue_).push(callback);
-  if (reclaimer_.load(std::memory_order_seq_cst) != kAwake) rouse();
+  const std::uint64_t before = (slot != nullptr ? slot->queue : spare_queue_).push(callback);
+  const std::uint32_t reclaimer = reclaimer_.load(std::memory_order_seq_cst);
+  if (reclaimer == kAwake || (reclaimer == kGathering && before % kBatch != kBatch - 1)) return;
+  rouse();
 }
 
 // Pairs with the fences that readers leave out, or make where there is no membarrier.
@@ -246,6 +255,7 @@ bool Domain::rouse() noexcept {
   switch (reclaimer_.exchange(kAwake, std::memory_order_seq_cst)) {
     case kAwake:
       return true;
+    case kGathering:
     case kAsleep:
       kernel::futex_wake_all(reclaimer_);
       return true;
@@ -320,8 +330,8 @@ Domain::Callback* Domain::take_all() noexcept {
   return all;
 }
 
-// Takes what is queued, waits for the readers, and runs it.
-void Domain::cycle() {
+// Takes what is queued, waits for the readers, and runs it; whether there was anything.
+bool Domain::cycle() {
   const std::lock_guard reclaiming(reclaim_mutex_);
   std::uint64_t mine = 0;
   {
@@ -329,7 +339,8 @@ void Domain::cycle() {
     mine = ++cycles_started_;
   }
   Callback* callback = take_all();
-  if (callback != nullptr) {
+  const bool any = callback != nullptr;
+  if (any) {
     synchronize();
     running_callbacks = this;
     std::uint64_t run = 0;
@@ -347,35 +358,45 @@ void Domain::cycle() {
     cycles_ended_ = mine;
   }
   cycle_ended_.notify_all();
+  return any;
 }
 
-bool Domain::anything_to_do() {
+// Whether somebody waits for a cycle to begin.
+bool Domain::hurried() {
+  const std::lock_guard lock(cycle_mutex_);
+  return stopping_ || cycles_wanted_ > cycles_started_;
+}
+
+bool Domain::anything_queued() const noexcept {
   if (spare_queue_.head.load(std::memory_order_seq_cst) != nullptr) return true;
   for (const Slot* slot = first_slot_.load(std::memory_order_seq_cst); slot != nullptr;
        slot = slot->next) {
     if (slot->queue.head.load(std::memory_order_seq_cst) != nullptr) return true;
   }
-  const std::lock_guard lock(cycle_mutex_);
-  return stopping_ || cycles_wanted_ > cycles_started_;
+  return false;
 }
 
 // The reclaimer's thread.
 void Domain::reclaim() {
   ::pthread_setname_np(::pthread_self(), ("rcu-" + name_.substr(0, kNameLength)).c_str());
   for (;;) {
-    cycle();
-    // First say that we sleep, then look: who queues does it the other way round (D).
-    reclaimer_.store(kAsleep, std::memory_order_seq_cst);
-    if (anything_to_do()) {
+    const bool busy = cycle();
+    // First say that we sleep, then look: who queues, or waits, does it the other way round (D).
+    reclaimer_.store(busy ? kGathering : kAsleep, std::memory_order_seq_cst);
+    if (hurried()) {
       reclaimer_.store(kAwake, std::memory_order_seq_cst);
-      if (pending() != 0) continue;
       const std::lock_guard lock(cycle_mutex_);
-      if (stopping_) return;
+      if (stopping_ && pending() == 0) return;
       continue;
     }
-    while (reclaimer_.load(std::memory_order_seq_cst) == kAsleep) {
-      kernel::futex_wait(reclaimer_, kAsleep);
+    if (busy) {
+      kernel::futex_wait(reclaimer_, kGathering, kGather);
+    } else if (!anything_queued()) {
+      while (reclaimer_.load(std::memory_order_seq_cst) == kAsleep) {
+        kernel::futex_wait(reclaimer_, kAsleep);
+      }
     }
+    reclaimer_.store(kAwake, std::memory_order_seq_cst);
   }
 }
 

@@ -103,7 +103,8 @@ class Domain {
   struct Queue {
     std::atomic<Callback*> head{nullptr};
     std::atomic<std::uint64_t> retired{0};
-    void push(Callback& callback) noexcept;
+    // How many were pushed before, ever.
+    std::uint64_t push(Callback& callback) noexcept;
   };
 
   // What a thread has in a domain. Thread and domain each hold it, and may end in either order; a
@@ -188,9 +189,10 @@ class Domain {
 
   bool rouse() noexcept;
   void reclaim();
-  void cycle();
+  bool cycle();
   [[nodiscard]] Callback* take_all() noexcept;
-  [[nodiscard]] bool anything_to_do();
+  [[nodiscard]] bool hurried();
+  [[nodiscard]] bool anything_queued() const noexcept;
   [[nodiscard]] std::size_t pending() const noexcept;
 
   const std::uint64_t id_;
@@ -212,7 +214,8 @@ class Domain {
   enum Reclaimer : std::uint32_t {
     kUnstarted,  // -> kAwake by the first retire(); and back where no thread can be had
     kAwake,      // looks at all queues before it sleeps
-    kAsleep,     // <-> kAwake
+    kGathering,  // <-> kAwake; a moment, for more to come: for a whole batch, or who waits, to wake
+    kAsleep,     // <-> kAwake; for the next retire() to wake
   };
   kernel::FutexWord reclaimer_{kUnstarted};
   std::thread thread_;

@@ -112,13 +112,13 @@ void IntervalEdit::commit() noexcept {
   assert(root_ == nullptr || made(root_));
   tree_.root.store(root_, std::memory_order_release);
   if (replaced_ != nullptr) {
-    tree_.pool->retire(tree_.domain, std::exchange(replaced_, nullptr));
+    tree_.pool->retire(tree_.domain, std::exchange(replaced_, nullptr), replaced_count_);
   }
 }
 
 Leaf* IntervalEdit::make_leaf() noexcept {
   Leaf* const leaf = tree_.pool->take_leaf();
-  leaf->update = update_;
+  leaf->tail.update = update_;
   leaf->count = Leaf::kMost;
   set_count(*leaf, 0);
   return leaf;
@@ -126,7 +126,7 @@ Leaf* IntervalEdit::make_leaf() noexcept {
 
 Inner* IntervalEdit::make_inner(std::uint16_t level) noexcept {
   Inner* const inner = tree_.pool->take_inner();
-  inner->update = update_;
+  inner->tail.update = update_;
   inner->level = level;
   inner->count = Inner::kMost;
   set_count(*inner, 0);
@@ -135,8 +135,8 @@ Inner* IntervalEdit::make_inner(std::uint16_t level) noexcept {
 
 // The node itself where this edit made it, else a copy that replaces it.
 template <typename T>
-T* IntervalEdit::own(const Node* node) noexcept {
-  auto* const old = const_cast<T*>(static_cast<const T*>(node));
+T* IntervalEdit::own(Node* node) noexcept {
+  auto* const old = static_cast<T*>(node);
   if (made(old)) return old;
   T* copy = nullptr;
   if constexpr (std::is_same_v<T, Leaf>) {
@@ -145,7 +145,7 @@ T* IntervalEdit::own(const Node* node) noexcept {
     copy = tree_.pool->take_inner();
   }
   *copy = *old;
-  copy->update = update_;
+  copy->tail.update = update_;
   drop(old);
   return copy;
 }
@@ -155,7 +155,8 @@ void IntervalEdit::drop(Node* node) noexcept {
   if (made(node)) {
     tree_.pool->put(node);
   } else {
-    node->link = std::exchange(replaced_, node);
+    tail_of(node).link = std::exchange(replaced_, node);
+    ++replaced_count_;
   }
 }
 

@@ -74,11 +74,11 @@ class IntervalEdit {
   Leaf* make_leaf() noexcept;
   Inner* make_inner(std::uint16_t level) noexcept;
   template <typename T>
-  T* own(const Node* node) noexcept;
+  T* own(Node* node) noexcept;
   void drop(Node* node) noexcept;
   void drop_all(Node* node) noexcept;
   void free_made(Node* node) noexcept;
-  [[nodiscard]] bool made(const Node* node) const { return node->update == update_; }
+  [[nodiscard]] bool made(Node* node) const { return tail_of(node).update == update_; }
 
   Inserted insert_into(Node* node, const RawEntry& entry) noexcept;
   Node* insert_into_leaf(Leaf& leaf, const RawEntry& entry) noexcept;
@@ -94,6 +94,7 @@ class IntervalEdit {
   const std::uint64_t update_;
   Node* root_;
   Node* replaced_ = nullptr;
+  std::size_t replaced_count_ = 0;
   bool committed_ = false;
 };
 

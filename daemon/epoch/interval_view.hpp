@@ -18,13 +18,6 @@ class RawView {
   [[nodiscard]] const Node* root() const { return root_; }
   [[nodiscard]] std::size_t size() const { return root_ == nullptr ? 0 : root_->entries; }
 
-  // The leaf where `at` is or would be, and its place there: of the last interval that begins at or
-  // before.
-  struct Place {
-    const Leaf* leaf;
-    std::size_t index;
-  };
-
   [[nodiscard]] std::optional<RawEntry> find(std::uint64_t at) const {
     if (root_ == nullptr || at == kNowhere) return std::nullopt;
     const Node* node = root_;
@@ -33,6 +26,7 @@ class RawView {
       const std::size_t upto = count_upto(inner.firsts, at);
       if (upto == 0) return std::nullopt;
       node = inner.children[upto - 1];
+      if (inner.level == 1) prefetch_leaf(node);
     }
     const Leaf& leaf = as_leaf(node);
     const std::size_t upto = count_upto(leaf.starts, at);

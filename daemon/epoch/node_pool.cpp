@@ -36,41 +36,48 @@ void NodePool::free_node(Node* node) noexcept {
 }
 
 void NodePool::free_chain(Node* chain) noexcept {
-  while (chain != nullptr) free_node(std::exchange(chain, chain->link));
+  while (chain != nullptr) free_node(std::exchange(chain, tail_of(chain).link));
 }
 
 void NodePool::reserve(std::size_t leaves, std::size_t inners) {
   if (leaves_ < leaves || inners_ < inners || free_batches_ == nullptr) absorb();
   for (; leaves_ < leaves; ++leaves_) {
     Leaf* const leaf = allocate<Leaf>();
-    leaf->link = std::exchange(free_leaves_, leaf);
+    leaf->tail.link = std::exchange(free_leaves_, leaf);
   }
   for (; inners_ < inners; ++inners_) {
     Inner* const inner = allocate<Inner>();
     inner->level = 1;
-    inner->link = std::exchange(free_inners_, inner);
+    inner->tail.link = std::exchange(free_inners_, inner);
   }
   if (free_batches_ == nullptr) free_batches_ = allocate<Batch>();
 }
 
 void NodePool::put(Node* node) noexcept {
+  --used_;
+  keep(node);
+}
+
+void NodePool::keep(Node* node) noexcept {
   const bool leaf = node->level == 0;
   std::size_t& count = leaf ? leaves_ : inners_;
-  if (count == kKeep) return free_node(node);
+  if (count >= keep_.load(std::memory_order_relaxed)) return free_node(node);
   ++count;
-  node->link = std::exchange(leaf ? free_leaves_ : free_inners_, node);
+  tail_of(node).link = std::exchange(leaf ? free_leaves_ : free_inners_, node);
 }
 
 Leaf* NodePool::take_leaf() noexcept {
   assert(leaves_ != 0 && "reserve() comes first");
   --leaves_;
-  return static_cast<Leaf*>(std::exchange(free_leaves_, free_leaves_->link));
+  ++used_;
+  return static_cast<Leaf*>(std::exchange(free_leaves_, tail_of(free_leaves_).link));
 }
 
 Inner* NodePool::take_inner() noexcept {
   assert(inners_ != 0 && "reserve() comes first");
   --inners_;
-  return static_cast<Inner*>(std::exchange(free_inners_, free_inners_->link));
+  ++used_;
+  return static_cast<Inner*>(std::exchange(free_inners_, tail_of(free_inners_).link));
 }
 
 void NodePool::free_tree(Node* root) noexcept {
@@ -81,10 +88,13 @@ void NodePool::free_tree(Node* root) noexcept {
   free_node(root);
 }
 
-void NodePool::retire(Domain& domain, Node* chain) noexcept {
+void NodePool::retire(Domain& domain, Node* chain, std::size_t count) noexcept {
   assert(free_batches_ != nullptr && "reserve() comes first");
   Batch* const batch = std::exchange(free_batches_, free_batches_->link);
   batch->nodes = chain;
+  batch->count = count;
+  used_ -= count;
+  keep_.store(kKeepLeast + used_ / kKeepShare, std::memory_order_relaxed);
   batch->pool = shared_from_this();
   batch->run = come_back;
   domain.retire(*batch);
@@ -98,14 +108,12 @@ void NodePool::come_back(Domain::Callback& callback) noexcept {
 }
 
 void NodePool::give_back(Batch& batch) noexcept {
-  if (returned_nodes_.load(std::memory_order_relaxed) >= kKeep) {
+  if (returned_nodes_.load(std::memory_order_relaxed) >= keep_.load(std::memory_order_relaxed)) {
     free_chain(batch.nodes);
     free(&batch);
     return;
   }
-  std::size_t count = 0;
-  for (const Node* node = batch.nodes; node != nullptr; node = node->link) ++count;
-  returned_nodes_.fetch_add(count, std::memory_order_relaxed);
+  returned_nodes_.fetch_add(batch.count, std::memory_order_relaxed);
   batch.link = returned_.load(std::memory_order_relaxed);
   while (!returned_.compare_exchange_weak(batch.link, &batch, std::memory_order_release,
                                           std::memory_order_relaxed)) {
@@ -118,7 +126,7 @@ void NodePool::absorb() noexcept {
   returned_nodes_.store(0, std::memory_order_relaxed);
   while (batch != nullptr) {
     Node* node = std::exchange(batch->nodes, nullptr);
-    while (node != nullptr) put(std::exchange(node, node->link));
+    while (node != nullptr) keep(std::exchange(node, tail_of(node).link));
     Batch* const next = batch->link;
     batch->link = std::exchange(free_batches_, batch);
     batch = next;

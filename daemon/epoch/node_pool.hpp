@@ -17,8 +17,10 @@ namespace faultline::epoch::detail {
 
 class NodePool : public std::enable_shared_from_this<NodePool> {
  public:
-  // How many free nodes are kept of a kind, and on their way back; those beyond go to the resource.
-  static constexpr std::size_t kKeep = 256;
+  // How many free nodes are kept, of a kind and on their way back: so many, and one for so many in
+  // use. Those beyond go back to the resource.
+  static constexpr std::size_t kKeepLeast = 64;
+  static constexpr std::size_t kKeepShare = 32;
 
   explicit NodePool(std::pmr::memory_resource& memory) : memory_(memory) {}
   NodePool(const NodePool&) = delete;
@@ -28,6 +30,7 @@ class NodePool : public std::enable_shared_from_this<NodePool> {
   // What one update replaced: its nodes come back when the callback runs. Holds the pool.
   struct Batch : Domain::Callback {
     Node* nodes = nullptr;
+    std::size_t count = 0;
     Batch* link = nullptr;
     std::shared_ptr<NodePool> pool;
   };
@@ -41,7 +44,7 @@ class NodePool : public std::enable_shared_from_this<NodePool> {
   void put(Node* node) noexcept;        // one that no reader has seen
   void free_tree(Node* root) noexcept;  // that no reader sees any more
   // Has the chain come back after a grace period. After what replaces it was published.
-  void retire(Domain& domain, Node* chain) noexcept;
+  void retire(Domain& domain, Node* chain, std::size_t count) noexcept;
 
   // All that was allocated and not given back: nodes in use, waiting for readers, and free.
   [[nodiscard]] std::size_t memory_bytes() const noexcept {
@@ -52,6 +55,7 @@ class NodePool : public std::enable_shared_from_this<NodePool> {
   static void come_back(Domain::Callback& callback) noexcept;
   void give_back(Batch& batch) noexcept;
   void absorb() noexcept;
+  void keep(Node* node) noexcept;
   template <typename T>
   T* allocate();
   template <typename T>
@@ -63,10 +67,12 @@ class NodePool : public std::enable_shared_from_this<NodePool> {
   std::atomic<std::size_t> bytes_{0};
   std::atomic<Batch*> returned_{nullptr};  // pushed by the reclaimer, taken whole by the writer
   std::atomic<std::size_t> returned_nodes_{0};
+  std::atomic<std::size_t> keep_{kKeepLeast};
   // The writer's:
   Node* free_leaves_ = nullptr;
   Node* free_inners_ = nullptr;
   Batch* free_batches_ = nullptr;
+  std::size_t used_ = 0;  // nodes in the tree, and in the update that is being made
   std::size_t leaves_ = 0;
   std::size_t inners_ = 0;
 };
