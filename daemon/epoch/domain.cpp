@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "daemon/kernel/log_budget.hpp"
 #include "daemon/kernel/membarrier.hpp"
 #include "daemon/kernel/signals.hpp"
 
@@ -79,9 +80,11 @@ class Domain::ThreadSlots {
   std::unordered_map<std::uint64_t, std::shared_ptr<Slot>> slots_;
 };
 
+// NOLINTBEGIN(cppcoreguidelines-avoid-non-const-global-variables)
 constinit thread_local std::array<Domain::CachedSlot, Domain::kCachedSlots> Domain::cached_slots{};
 constinit thread_local Domain::ThreadSlots* Domain::thread_slots = nullptr;
 constinit thread_local const Domain* Domain::running_callbacks = nullptr;
+// NOLINTEND(cppcoreguidelines-avoid-non-const-global-variables)
 
 std::uint64_t Domain::Queue::push(Callback& callback) noexcept {
   // Before it can run: pending() never wraps.
@@ -269,6 +272,9 @@ bool Domain::rouse() noexcept {
   } catch (const std::exception& error) {
     // What is retired waits for the next who tries.
     reclaimer_.store(kUnstarted, std::memory_order_seq_cst);
+    static kernel::LogBudget budget;
+    budget.log(spdlog::level::err, "epoch domain {}: starting its reclaimer: {}", name_,
+               error.what());
     return false;
   }
 }

@@ -115,13 +115,13 @@ class Domain {
     std::uint32_t depth = 0;                 // sections within each other; the owner's alone
     bool fenced = false;                     // no membarrier: the reader fences for itself
     std::atomic<pid_t> thread{0};
-    // The waiter's line: readers look at it as each section ends.
+    // Everybody else's line: readers look at it as each section ends.
     alignas(kCacheLine) kernel::FutexWord waited{0};  // 1: who leaves resets it, and wakes
     std::uint64_t awaited = 0;  // the sequence that is waited for to change; grace_mutex_
     Slot* next = nullptr;       // all slots of the domain; constant once it is in the list
     std::atomic<bool> owned{true};
     std::atomic<bool> domain_ended{false};
-    alignas(kCacheLine) Queue queue;
+    Queue queue;
 
     void enter() noexcept {
       if (depth++ != 0) return;
@@ -166,9 +166,11 @@ class Domain {
   };
   static constexpr std::size_t kCachedSlots = 16;
   class ThreadSlots;
+  // NOLINTBEGIN(cppcoreguidelines-avoid-non-const-global-variables): each thread's own
   static constinit thread_local std::array<CachedSlot, kCachedSlots> cached_slots;
   static constinit thread_local ThreadSlots* thread_slots;
   static constinit thread_local const Domain* running_callbacks;  // whose callbacks run here
+  // NOLINTEND(cppcoreguidelines-avoid-non-const-global-variables)
 
   // This thread's slot; attaches the thread where it has none. Terminates without memory for it.
   Slot& slot() noexcept {
@@ -232,7 +234,7 @@ class Domain {
 
 // A reader's section. May sleep. Sections nest, also those of different domains; each ends on the
 // thread that began it. Not for the destructors of thread_local objects. No lock, no fence:
-// some 2.5 ns. The first section of a thread in a domain allocates 192 bytes, without which the
+// some 2.5 ns. The first section of a thread in a domain allocates 128 bytes, without which the
 // process ends.
 class Domain::Section {
  public:
