@@ -44,6 +44,12 @@ class Domain {
   struct Callback {
     Callback* next = nullptr;
     void (*run)(Callback&) noexcept = nullptr;
+
+    // What the callback is a part of, for `run`.
+    template <typename T>
+    T& owner() noexcept {
+      return static_cast<T&>(*this);  // NOLINT(cppcoreguidelines-pro-type-static-cast-downcast)
+    }
   };
 
   // A grace period that waits longer than this for a reader is logged, and again whenever that
@@ -109,6 +115,7 @@ class Domain {
 
   // What a thread has in a domain. Thread and domain each hold it, and may end in either order; a
   // slot that its thread left is given to the next one.
+  // NOLINTNEXTLINE(clang-analyzer-optin.performance.Padding): the padding is the point
   struct alignas(kCacheLine) Slot {
     // The reader's own line: others look at it once a grace period.
     std::atomic<std::uint64_t> sequence{0};  // odd inside a section

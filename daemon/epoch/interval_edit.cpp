@@ -78,6 +78,15 @@ std::size_t child_for(const Inner& inner, std::uint64_t at) {
   return upto == 0 ? 0 : upto - 1;
 }
 
+template <typename T>
+T& as(Node* node) {
+  if constexpr (std::is_same_v<T, Leaf>) {
+    return as_leaf(node);
+  } else {
+    return as_inner(node);
+  }
+}
+
 std::size_t nodes_for(std::size_t items, std::size_t fill, std::size_t most) {
   return items <= most ? 1 : (items + fill - 1) / fill;
 }
@@ -136,7 +145,7 @@ Inner* IntervalEdit::make_inner(std::uint16_t level) noexcept {
 // The node itself where this edit made it, else a copy that replaces it.
 template <typename T>
 T* IntervalEdit::own(Node* node) noexcept {
-  auto* const old = static_cast<T*>(node);
+  T* const old = &as<T>(node);
   if (made(old)) return old;
   T* copy = nullptr;
   if constexpr (std::is_same_v<T, Leaf>) {
@@ -235,11 +244,13 @@ Node* IntervalEdit::insert_into_leaf(Leaf& leaf, const RawEntry& entry) noexcept
     return nullptr;
   }
   constexpr std::size_t kHalf = Leaf::kMost / 2;
+  const bool to_left = at <= kHalf;
+  const std::size_t from = to_left ? kHalf : kHalf + 1;  // both have as many in the end
   Leaf* const right = make_leaf();
-  move_items(leaf, kHalf, Leaf::kMost, *right, 0);
-  right->count = Leaf::kMost - kHalf;
-  set_count(leaf, kHalf);
-  insert_into_leaf(at <= kHalf ? leaf : *right, entry);
+  move_items(leaf, from, Leaf::kMost, *right, 0);
+  right->count = static_cast<std::uint16_t>(Leaf::kMost - from);
+  set_count(leaf, from);
+  insert_into_leaf(to_left ? leaf : *right, entry);
   return right;
 }
 
@@ -251,14 +262,16 @@ Node* IntervalEdit::insert_child(Inner& inner, std::size_t at, Node* child) noex
     return nullptr;
   }
   constexpr std::size_t kHalf = Inner::kMost / 2;
+  const bool to_left = at <= kHalf;
+  const std::size_t from = to_left ? kHalf : kHalf + 1;
   Inner* const right = make_inner(inner.level);
-  move_items(inner, kHalf, Inner::kMost, *right, 0);
-  right->count = Inner::kMost - kHalf;
-  set_count(inner, kHalf);
-  if (at <= kHalf) {
+  move_items(inner, from, Inner::kMost, *right, 0);
+  right->count = static_cast<std::uint16_t>(Inner::kMost - from);
+  set_count(inner, from);
+  if (to_left) {
     insert_child(inner, at, child);
   } else {
-    insert_child(*right, at - kHalf, child);
+    insert_child(*right, at - from, child);
   }
   return right;
 }
@@ -314,7 +327,7 @@ void IntervalEdit::level_out(Inner& parent, std::size_t left) noexcept {
   T* const a = own<T>(parent.children[left]);
   const std::size_t total = a->count + std::size_t{parent.children[left + 1]->count};
   if (total <= T::kMost) {
-    const T& b = *static_cast<const T*>(parent.children[left + 1]);
+    const T& b = as<T>(parent.children[left + 1]);
     move_items(b, 0, b.count, *a, a->count);
     a->count = static_cast<std::uint16_t>(total);
     put_child(parent, left, a);

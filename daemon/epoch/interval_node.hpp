@@ -48,9 +48,11 @@ inline std::size_t count_upto(const std::array<std::uint64_t, kSize>& keys, std:
   return count;
 }
 
+// Whoever makes a node fills what its count says: what lies beyond is not looked at, the keys
+// excepted. NOLINTBEGIN(cppcoreguidelines-pro-type-member-init)
 struct alignas(kCacheLine) Leaf : Node {
   static constexpr std::size_t kMost = 15;
-  static constexpr std::size_t kLeast = kMost / 2;  // unless it is the root
+  static constexpr std::size_t kLeast = (kMost + 1) / 2;  // unless it is the root
 
   std::array<std::uint64_t, kMost> starts;
   std::array<std::uint64_t, kMost> ends;
@@ -63,7 +65,7 @@ struct alignas(kCacheLine) Leaf : Node {
 // A child's intervals lie in [first, last), and its widest hole between two of them is gap.
 struct alignas(kCacheLine) Inner : Node {
   static constexpr std::size_t kMost = 31;
-  static constexpr std::size_t kLeast = kMost / 2;
+  static constexpr std::size_t kLeast = (kMost + 1) / 2;
 
   std::array<std::uint64_t, kMost> firsts;
   std::array<Node*, kMost> children;
@@ -72,20 +74,31 @@ struct alignas(kCacheLine) Inner : Node {
   NodeTail tail;
 };
 
+// NOLINTEND(cppcoreguidelines-pro-type-member-init)
+
 // No interval contains it: they are half open.
 inline constexpr std::uint64_t kNowhere = kNoKey;
 
 static_assert(sizeof(Leaf) == 6 * kCacheLine && sizeof(Inner) == 16 * kCacheLine);
 
+// The level says which of the two a node is.
+// NOLINTBEGIN(cppcoreguidelines-pro-type-static-cast-downcast)
+inline Leaf& as_leaf(Node* node) {
+  return *static_cast<Leaf*>(node);
+}
 inline const Leaf& as_leaf(const Node* node) {
   return *static_cast<const Leaf*>(node);
+}
+inline Inner& as_inner(Node* node) {
+  return *static_cast<Inner*>(node);
 }
 inline const Inner& as_inner(const Node* node) {
   return *static_cast<const Inner*>(node);
 }
+// NOLINTEND(cppcoreguidelines-pro-type-static-cast-downcast)
 
 inline NodeTail& tail_of(Node* node) {
-  return node->level == 0 ? static_cast<Leaf*>(node)->tail : static_cast<Inner*>(node)->tail;
+  return node->level == 0 ? as_leaf(node).tail : as_inner(node).tail;
 }
 
 // All of a leaf at once: in which line the end and the value lie is not known before the keys are

@@ -29,9 +29,9 @@ void NodePool::free(T* object) noexcept {
 
 void NodePool::free_node(Node* node) noexcept {
   if (node->level == 0) {
-    free(static_cast<Leaf*>(node));
+    free(&as_leaf(node));
   } else {
-    free(static_cast<Inner*>(node));
+    free(&as_inner(node));
   }
 }
 
@@ -70,14 +70,14 @@ Leaf* NodePool::take_leaf() noexcept {
   assert(leaves_ != 0 && "reserve() comes first");
   --leaves_;
   ++used_;
-  return static_cast<Leaf*>(std::exchange(free_leaves_, tail_of(free_leaves_).link));
+  return &as_leaf(std::exchange(free_leaves_, tail_of(free_leaves_).link));
 }
 
 Inner* NodePool::take_inner() noexcept {
   assert(inners_ != 0 && "reserve() comes first");
   --inners_;
   ++used_;
-  return static_cast<Inner*>(std::exchange(free_inners_, tail_of(free_inners_).link));
+  return &as_inner(std::exchange(free_inners_, tail_of(free_inners_).link));
 }
 
 void NodePool::free_tree(Node* root) noexcept {
@@ -102,7 +102,7 @@ void NodePool::retire(Domain& domain, Node* chain, std::size_t count) noexcept {
 
 // On the reclaimer's thread.
 void NodePool::come_back(Domain::Callback& callback) noexcept {
-  auto& batch = static_cast<Batch&>(callback);
+  auto& batch = callback.owner<Batch>();
   const std::shared_ptr<NodePool> pool = std::move(batch.pool);
   pool->give_back(batch);
 }

@@ -31,7 +31,7 @@ constexpr int kSlower = 1;
 // A callback that does what it is told to.
 struct Call : Domain::Callback {
   explicit Call(std::function<void()> what) : does(std::move(what)) {
-    run = [](Callback& callback) noexcept { static_cast<Call&>(callback).does(); };
+    run = [](Callback& callback) noexcept { callback.owner<Call>().does(); };
   }
   std::function<void()> does;
 };
@@ -294,37 +294,40 @@ TEST_P(EpochDomain, DomainsAndThreadsEndInAnyOrder) {
   survivor.join();
 }
 
+// What is published and replaced; says when it is used after it was freed.
+struct Thing : Domain::Callback {
+  std::atomic<std::uint64_t> alive{1};
+  static void free(Domain::Callback& callback) noexcept {
+    auto& thing = callback.owner<Thing>();
+    thing.alive.store(0, std::memory_order_relaxed);
+    const std::unique_ptr<Thing> owner(&thing);
+  }
+};
+
+void read_often(Domain& domain, const std::atomic<Thing*>& current, std::atomic<int>& wrong) {
+  for (int round = 0; round < 2000 / kSlower; ++round) {
+    const Section outer(domain);
+    const Thing* const seen = current.load(std::memory_order_acquire);
+    if (round % 64 == 0) std::this_thread::yield();
+    const Section inner(domain);
+    if (seen->alive.load(std::memory_order_relaxed) != 1) ++wrong;
+  }
+}
+
 // Readers that come and go, sleep, and nest, beside two writers: nobody ever sees what was freed.
 TEST_P(EpochDomain, NobodySeesWhatWasFreed) {
-  struct Thing : Domain::Callback {
-    std::atomic<std::uint64_t> alive{1};
-    static void free(Domain::Callback& callback) noexcept {
-      auto& thing = static_cast<Thing&>(callback);
-      thing.alive.store(0, std::memory_order_relaxed);
-      const std::unique_ptr<Thing> owner(&thing);
-    }
-  };
   Domain domain("test", options());
   std::atomic<Thing*> current{std::make_unique<Thing>().release()};
   std::atomic<bool> stop{false};
   std::atomic<int> wrong{0};
+  const auto read = [&] { read_often(domain, current, wrong); };
   std::vector<std::thread> threads;
   for (int i = 0; i < 2; ++i) {
     threads.emplace_back([&] {
-      while (!stop) {
-        std::thread([&] {
-          for (int round = 0; round < 2000 / kSlower; ++round) {
-            const Section outer(domain);
-            const Thing* const seen = current.load(std::memory_order_acquire);
-            if (round % 64 == 0) std::this_thread::yield();
-            const Section inner(domain);
-            if (seen->alive.load(std::memory_order_relaxed) != 1) ++wrong;
-          }
-        }).join();
-      }
+      while (!stop) std::thread(read).join();
     });
   }
-  std::thread second([&] {
+  threads.emplace_back([&] {
     while (!stop) domain.synchronize();
   });
   for (int i = 0; i < 100'000 / kSlower; ++i) {
@@ -336,7 +339,6 @@ TEST_P(EpochDomain, NobodySeesWhatWasFreed) {
   }
   stop = true;
   for (std::thread& thread : threads) thread.join();
-  second.join();
   EXPECT_EQ(wrong, 0);
   const std::unique_ptr<Thing> last(current.load());
 }
@@ -403,15 +405,15 @@ TEST_P(EpochDomain, SynchronizersShareGracePeriods) {
 // A reader uses a thing, and a writer then frees it: after a grace period, or as a control without
 // one. The flag between them orders nothing, so that only the grace period can.
 void free_what_was_read(bool with_grace_period) {
-  struct Thing : Domain::Callback {
+  struct Plain : Domain::Callback {
     std::uint64_t value = 1;
     static void free(Domain::Callback& callback) noexcept {
-      const std::unique_ptr<Thing> owner(&static_cast<Thing&>(callback));
+      const std::unique_ptr<Plain> owner(&callback.owner<Plain>());
     }
   };
   Domain domain("test");
-  auto owner = std::make_unique<Thing>();
-  owner->run = Thing::free;
+  auto owner = std::make_unique<Plain>();
+  owner->run = Plain::free;
   std::atomic<bool> read{false};
   std::thread reader([&read, &domain, thing = owner.get()] {
     {

@@ -98,17 +98,16 @@ class StepScheduler {
     return static_cast<std::size_t>(std::count(states_.begin(), states_.end(), state));
   }
 
-  static thread_local StepScheduler* current;
-  static thread_local std::size_t self;
+  // NOLINTBEGIN(cppcoreguidelines-avoid-non-const-global-variables): each thread's own
+  static inline thread_local StepScheduler* current = nullptr;
+  static inline thread_local std::size_t self = 0;
+  // NOLINTEND(cppcoreguidelines-avoid-non-const-global-variables)
 
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<State> states_;
   std::vector<std::thread> threads_;
 };
-
-thread_local StepScheduler* StepScheduler::current = nullptr;
-thread_local std::size_t StepScheduler::self = 0;
 
 // A gate whose accesses are steps, and whose futex is the scheduler's.
 struct Stepped {
@@ -277,7 +276,7 @@ TEST(EpochGate, WhoeverHoldsAReferenceFindsTheThingAlive) {
     Gate gate;
     std::uint64_t alive = 1;
     static void free(Domain::Callback& callback) noexcept {
-      const std::unique_ptr<Thing> owner(&static_cast<Thing&>(callback));
+      const std::unique_ptr<Thing> owner(&callback.owner<Thing>());
     }
   };
   Domain domain("test");

@@ -48,7 +48,6 @@ class Model {
   struct Item {
     std::uint64_t end;
     std::uint64_t id;
-    friend bool operator==(const Item&, const Item&) = default;
   };
   using Map = std::map<std::uint64_t, Item>;
 
@@ -545,21 +544,20 @@ struct Retired : Domain::Callback {
   explicit Retired(std::uint64_t of) : id(of) {}
   std::uint64_t id;
   static void free(Domain::Callback& callback) noexcept {
-    auto& self = static_cast<Retired&>(callback);
+    auto& self = callback.owner<Retired>();
     self.id = 0;
     delete &self;  // NOLINT(cppcoreguidelines-owning-memory): the tree owned it
   }
 };
 
-// Readers beside a writer that never pauses: what stays is always found, what comes and goes is
-// found alive, a walk is in order and misses nothing that stays.
-TEST(IntervalTreeReaders, NeverMissWhatStaysNorSeeWhatWasFreed) {
-  using Live = IntervalTree<Retired>;
-  constexpr std::uint64_t kPlaces = 400;
-  Domain domain("test");
-  Live tree(domain);
-  std::vector<std::unique_ptr<Retired>> stay;
-  {
+using Live = IntervalTree<Retired>;
+
+// Intervals that stay begin at multiples of 20, others come and go between them; a value's number
+// is where its interval begins, and one.
+struct Crowd {
+  static constexpr std::uint64_t kPlaces = 400;
+
+  Crowd() {
     Live::Update update(tree);
     for (std::uint64_t i = 0; i < kPlaces; ++i) {
       stay.push_back(std::make_unique<Retired>(i * 20 + 1));
@@ -567,35 +565,41 @@ TEST(IntervalTreeReaders, NeverMissWhatStaysNorSeeWhatWasFreed) {
     }
     update.commit();
   }
-  std::atomic<bool> stop{false};
-  std::atomic<std::uint64_t> wrong{0};
-  std::vector<std::thread> readers;
-  for (unsigned seed = 1; seed <= 2; ++seed) {
-    readers.emplace_back([&, seed] {
-      std::mt19937_64 random(seed);
-      while (!stop.load(std::memory_order_relaxed)) {
-        const std::uint64_t at = random() % kPlaces * 20;
-        const Domain::Section section(domain);
-        const auto view = tree.view();
-        const auto found = view.find(at + 9);
-        if (!found || found->value->id != at + 1) ++wrong;
-        const auto other = view.find(at + 15);
-        if (other && other->value->id != at + 11) ++wrong;
-        if (random() % 64 != 0) continue;
-        std::uint64_t stayed = 0;
-        std::uint64_t last = 0;
-        view.for_each(0, UINT64_MAX, [&](const Live::Entry& entry) {
-          if (entry.start < last || entry.value->id != entry.start + 1) ++wrong;
-          last = entry.end;
-          stayed += entry.start % 20 == 0 ? 1 : 0;
-        });
-        if (stayed != kPlaces) ++wrong;
-      }
+  Crowd(const Crowd&) = delete;
+  Crowd& operator=(const Crowd&) = delete;
+  ~Crowd() {
+    tree.view().for_each(0, UINT64_MAX, [](const Live::Entry& entry) {
+      if (entry.start % 20 == 10) Retired::free(*entry.value);
     });
   }
-  std::mt19937_64 random(testing::announce_seed());
-  for (int i = 0; i < 400'000 / kSlower; ++i) {
-    const std::uint64_t start = random() % kPlaces * 20 + 10;
+
+  void look_up(std::uint64_t at) {
+    const auto view = tree.view();
+    const auto found = view.find(at + 9);
+    if (!found || found->value->id != at + 1) ++wrong;
+    const auto other = view.find(at + 15);
+    if (other && other->value->id != at + 11) ++wrong;
+  }
+  void walk() {
+    std::uint64_t stayed = 0;
+    std::uint64_t last = 0;
+    tree.view().for_each(0, UINT64_MAX, [&](const Live::Entry& entry) {
+      if (entry.start < last || entry.value->id != entry.start + 1) ++wrong;
+      last = entry.end;
+      stayed += entry.start % 20 == 0 ? 1 : 0;
+    });
+    if (stayed != kPlaces) ++wrong;
+  }
+  void read(std::uint64_t seed) {
+    std::mt19937_64 random(seed);
+    while (!stop.load(std::memory_order_relaxed)) {
+      const Domain::Section section(domain);
+      look_up(random() % kPlaces * 20);
+      if (random() % 64 == 0) walk();
+    }
+  }
+  // Unmaps what is there, or maps it.
+  void toggle(std::uint64_t start) {
     std::optional<Live::Entry> erased;
     {
       Live::Update update(tree);
@@ -605,28 +609,40 @@ TEST(IntervalTreeReaders, NeverMissWhatStaysNorSeeWhatWasFreed) {
       }
       update.commit();
     }
-    if (erased) {
-      erased->value->run = Retired::free;
-      domain.retire(*erased->value);
-    }
+    if (!erased) return;
+    erased->value->run = Retired::free;
+    domain.retire(*erased->value);
   }
-  stop = true;
+
+  Domain domain{"test"};
+  Live tree{domain};
+  std::vector<std::unique_ptr<Retired>> stay;
+  std::atomic<bool> stop{false};
+  std::atomic<std::uint64_t> wrong{0};
+};
+
+// Readers beside a writer that never pauses: what stays is always found, what comes and goes is
+// found alive, a walk is in order and misses nothing that stays.
+TEST(IntervalTreeReaders, NeverMissWhatStaysNorSeeWhatWasFreed) {
+  Crowd crowd;
+  std::vector<std::thread> readers;
+  for (unsigned seed = 1; seed <= 2; ++seed) {
+    readers.emplace_back([&crowd, seed] { crowd.read(seed); });
+  }
+  std::mt19937_64 random(testing::announce_seed());
+  for (int i = 0; i < 400'000 / kSlower; ++i) {
+    crowd.toggle(random() % Crowd::kPlaces * 20 + 10);
+  }
+  crowd.stop = true;
   for (std::thread& reader : readers) reader.join();
-  EXPECT_EQ(wrong, 0U);
-  tree.view().for_each(0, UINT64_MAX, [](const Live::Entry& entry) {
-    if (entry.start % 20 == 10) Retired::free(*entry.value);
-  });
+  EXPECT_EQ(crowd.wrong, 0U);
 }
 
-// A set of intervals that moves in one update is seen in the one place or in the other, never in
-// part.
-TEST(IntervalTreeReaders, SeeAllOfAnUpdateOrNothing) {
-  constexpr std::uint64_t kMoved = 100;
-  Domain domain("test");
-  Tree tree(domain);
-  const Value marker{1};
-  const Value other{2};
-  {
+// Markers among other intervals; all of them are moved at once.
+struct Markers {
+  static constexpr std::uint64_t kMoved = 100;
+
+  Markers() {
     Tree::Update update(tree);
     for (std::uint64_t i = 0; i < 4 * kMoved; ++i) {
       update.insert({i * 100, i * 100 + 10, &other});
@@ -634,27 +650,7 @@ TEST(IntervalTreeReaders, SeeAllOfAnUpdateOrNothing) {
     }
     update.commit();
   }
-  std::atomic<bool> stop{false};
-  std::atomic<std::uint64_t> wrong{0};
-  std::vector<std::thread> readers;
-  for (int i = 0; i < 2; ++i) {
-    readers.emplace_back([&] {
-      while (!stop.load(std::memory_order_relaxed)) {
-        const Domain::Section section(domain);
-        std::uint64_t here = 0;
-        std::uint64_t there = 0;
-        const auto view = tree.view();
-        view.for_each(0, UINT64_MAX, [&](const Entry& entry) {
-          if (entry.value == &marker) ++(entry.start % 100 == 20 ? here : there);
-        });
-        if (here + there != kMoved || (here != 0 && there != 0)) ++wrong;
-        if (view.size() != 5 * kMoved) ++wrong;
-      }
-    });
-  }
-  for (int round = 0; round < 4000 / kSlower; ++round) {
-    const std::uint64_t from = round % 2 == 0 ? 20 : 50;
-    const std::uint64_t to = 70 - from;
+  void move(std::uint64_t from, std::uint64_t to) {
     Tree::Update update(tree);
     for (std::uint64_t i = 0; i < 4 * kMoved; i += 4) {
       if (!update.erase(i * 100 + from)) ++wrong;
@@ -662,9 +658,41 @@ TEST(IntervalTreeReaders, SeeAllOfAnUpdateOrNothing) {
     }
     update.commit();
   }
-  stop = true;
+  void read() {
+    while (!stop.load(std::memory_order_relaxed)) {
+      const Domain::Section section(domain);
+      std::uint64_t here = 0;
+      std::uint64_t there = 0;
+      const auto view = tree.view();
+      view.for_each(0, UINT64_MAX, [&](const Entry& entry) {
+        if (entry.value == &marker) ++(entry.start % 100 == 20 ? here : there);
+      });
+      if (here + there != kMoved || (here != 0 && there != 0)) ++wrong;
+      if (view.size() != 5 * kMoved) ++wrong;
+    }
+  }
+
+  Domain domain{"test"};
+  Tree tree{domain};
+  const Value marker{1};
+  const Value other{2};
+  std::atomic<bool> stop{false};
+  std::atomic<std::uint64_t> wrong{0};
+};
+
+// A set of intervals that moves in one update is seen in the one place or in the other, never in
+// part.
+TEST(IntervalTreeReaders, SeeAllOfAnUpdateOrNothing) {
+  Markers markers;
+  std::vector<std::thread> readers;
+  for (int i = 0; i < 2; ++i) readers.emplace_back([&markers] { markers.read(); });
+  for (int round = 0; round < 2000 / kSlower; ++round) {
+    markers.move(20, 50);
+    markers.move(50, 20);
+  }
+  markers.stop = true;
   for (std::thread& reader : readers) reader.join();
-  EXPECT_EQ(wrong, 0U);
+  EXPECT_EQ(markers.wrong, 0U);
 }
 
 // A reader that sleeps in its section goes on with its own version, however much is changed
