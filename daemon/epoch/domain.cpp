@@ -27,7 +27,7 @@ constexpr int kLooks = 64;
 // enough. A grace period interrupts every running thread of the process: one for each callback
 // would cost them half their speed.
 constexpr std::chrono::milliseconds kGather{1};
-constexpr std::uint64_t kBatch = 128;
+constexpr std::uint64_t kBatch = 64;
 // pthread_setname_np takes 15 characters.
 constexpr std::size_t kNameLength = 10;
 

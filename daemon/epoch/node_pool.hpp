@@ -19,7 +19,7 @@ class NodePool : public std::enable_shared_from_this<NodePool> {
  public:
   // How many free nodes are kept, of a kind and on their way back: so many, and one for so many in
   // use. Those beyond go back to the resource.
-  static constexpr std::size_t kKeepLeast = 64;
+  static constexpr std::size_t kKeepLeast = 256;
   static constexpr std::size_t kKeepShare = 32;
 
   explicit NodePool(std::pmr::memory_resource& memory) : memory_(memory) {}
