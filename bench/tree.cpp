@@ -49,7 +49,6 @@ class Random {
 class FaultlineTree {
  public:
   struct Reader {};
-  static constexpr const char* kName = "the interval tree";
 
   [[nodiscard]] std::uint64_t find_end(std::uint64_t at) {
     const epoch::Domain::Section section(domain_);

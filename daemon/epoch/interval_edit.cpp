@@ -222,10 +222,10 @@ void IntervalEdit::insert(const RawEntry& entry) {
 
 IntervalEdit::Inserted IntervalEdit::insert_into(Node* node, const RawEntry& entry) noexcept {
   if (node->level == 0) {
-    Leaf* const leaf = own<Leaf>(node);
+    auto* const leaf = own<Leaf>(node);
     return {leaf, insert_into_leaf(*leaf, entry)};
   }
-  Inner* const inner = own<Inner>(node);
+  auto* const inner = own<Inner>(node);
   const std::size_t i = child_for(*inner, entry.start);
   const auto [child, sibling] = insert_into(inner->children[i], entry);
   put_child(*inner, i, child);
@@ -293,14 +293,14 @@ void IntervalEdit::erase(std::uint64_t start) {
 
 Node* IntervalEdit::erase_from(Node* node, std::uint64_t start) noexcept {
   if (node->level == 0) {
-    Leaf* const leaf = own<Leaf>(node);
+    auto* const leaf = own<Leaf>(node);
     const std::size_t at = count_upto(leaf->starts, start) - 1;
     assert(leaf->starts[at] == start && "no interval begins there");
     move_items(*leaf, at + 1, leaf->count, *leaf, at);
     set_count(*leaf, leaf->count - 1U);
     return leaf;
   }
-  Inner* const inner = own<Inner>(node);
+  auto* const inner = own<Inner>(node);
   const std::size_t i = child_for(*inner, start);
   Node* const child = erase_from(inner->children[i], start);
   inner->children[i] = child;
@@ -324,7 +324,7 @@ void IntervalEdit::refill(Inner& parent, std::size_t child) noexcept {
 
 template <typename T>
 void IntervalEdit::level_out(Inner& parent, std::size_t left) noexcept {
-  T* const a = own<T>(parent.children[left]);
+  auto* const a = own<T>(parent.children[left]);
   const std::size_t total = a->count + std::size_t{parent.children[left + 1]->count};
   if (total <= T::kMost) {
     const T& b = as<T>(parent.children[left + 1]);
@@ -336,7 +336,7 @@ void IntervalEdit::level_out(Inner& parent, std::size_t left) noexcept {
     set_count(parent, parent.count - 1U);
     return;
   }
-  T* const b = own<T>(parent.children[left + 1]);
+  auto* const b = own<T>(parent.children[left + 1]);
   const std::size_t half = total / 2;
   if (a->count < half) {
     const std::size_t moved = half - a->count;
@@ -364,7 +364,7 @@ void IntervalEdit::change(std::uint64_t start, const RawEntry& entry) {
 
 Node* IntervalEdit::change_in(Node* node, std::uint64_t start, const RawEntry& entry) noexcept {
   if (node->level == 0) {
-    Leaf* const leaf = own<Leaf>(node);
+    auto* const leaf = own<Leaf>(node);
     const std::size_t at = count_upto(leaf->starts, start) - 1;
     assert(leaf->starts[at] == start && "no interval begins there");
     assert(at == 0 || leaf->ends[at - 1] <= entry.start);
@@ -372,7 +372,7 @@ Node* IntervalEdit::change_in(Node* node, std::uint64_t start, const RawEntry& e
     put_entry(*leaf, at, entry);
     return leaf;
   }
-  Inner* const inner = own<Inner>(node);
+  auto* const inner = own<Inner>(node);
   const std::size_t i = child_for(*inner, start);
   put_child(*inner, i, change_in(inner->children[i], start, entry));
   return inner;

@@ -1,7 +1,7 @@
 #include "daemon/epoch/node_pool.hpp"
 
 #include <cassert>
-#include <new>
+#include <memory>
 #include <utility>
 
 namespace faultline::epoch::detail {
@@ -17,7 +17,7 @@ template <typename T>
 T* NodePool::allocate() {
   void* const memory = memory_.allocate(sizeof(T), alignof(T));
   bytes_.fetch_add(sizeof(T), std::memory_order_relaxed);
-  return ::new (memory) T;
+  return std::construct_at(static_cast<T*>(memory));
 }
 
 template <typename T>
@@ -42,11 +42,11 @@ void NodePool::free_chain(Node* chain) noexcept {
 void NodePool::reserve(std::size_t leaves, std::size_t inners) {
   if (leaves_ < leaves || inners_ < inners || free_batches_ == nullptr) absorb();
   for (; leaves_ < leaves; ++leaves_) {
-    Leaf* const leaf = allocate<Leaf>();
+    auto* const leaf = allocate<Leaf>();
     leaf->tail.link = std::exchange(free_leaves_, leaf);
   }
   for (; inners_ < inners; ++inners_) {
-    Inner* const inner = allocate<Inner>();
+    auto* const inner = allocate<Inner>();
     inner->level = 1;
     inner->tail.link = std::exchange(free_inners_, inner);
   }
