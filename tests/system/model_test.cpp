@@ -1033,13 +1033,13 @@ std::byte lane_byte(std::size_t lane, std::size_t count) {
 class LaneWorker {
  public:
   LaneWorker(std::string socket, fl_client* inherited, const std::vector<LaneObject>& objects,
-             std::atomic<std::size_t>& next_lane, std::uint64_t seed)
+             std::atomic<std::size_t>& next_lane, std::size_t lane, std::uint64_t seed)
       : socket_(std::move(socket)),
         client_(inherited),
         objects_(objects),
         next_lane_(next_lane),
         seed_(seed),
-        lane_(next_lane.fetch_add(1)),
+        lane_(lane),
         random_(seed + lane_) {
     for (const LaneObject& object : objects_) written_.emplace_back(object.initial.size() / kLanes);
   }
@@ -1293,13 +1293,15 @@ TEST_F(Model, WorkersAtOnceEachSeeTheirLanesAndNoTornPage) {
     std::array handles{create(client_, 32 * kPage, "zero"),
                        create_from(client_, mixed_file.fd(), 0, "mixed"),
                        create_from(client_, pure_file.fd(), 0, "pure")};
-    new (next_lane) std::atomic<std::size_t>(0);
+    // Each has its own before any of them forks, however late it starts.
+    new (next_lane) std::atomic<std::size_t>(kStarters);
     std::vector<Child> workers;
     Gate start;
     for (std::size_t i = 0; i < kStarters; ++i) {
-      workers.emplace_back([&] {
+      workers.emplace_back([&, lane = i] {
         if (!start.pass()) return 3;
-        return LaneWorker(daemon_.socket(), client_, objects, *next_lane, seed + round * kLanes)
+        return LaneWorker(daemon_.socket(), client_, objects, *next_lane, lane,
+                          seed + round * kLanes)
             .run(kSteps);
       });
     }
