@@ -945,7 +945,7 @@ TEST_P(VmOpsOfAllKinds, AForkChildChangesItsOwnMappings) {
   for (const std::size_t index : {2U, 3U, 9U}) write(index, kMine);
   const Outcome outcome = in_child([&] {
     void* now = hole(kPages * kPage);
-    std::byte* const to = static_cast<std::byte*>(now);
+    auto* const to = static_cast<std::byte*>(now);
     if (fl_discard(client_, page(memory_, 3).data(), kPage, FL_DISCARD_COPIES) != 0) return 1;
     if (memory_[3 * kPage] != object_byte(3, kMine)) return 2;
     if (fl_protect(client_, page(memory_, 8).data(), 2 * kPage, 0) != 0) return 3;
@@ -1090,6 +1090,7 @@ TEST_F(VmOpsInCpp, AJobIsOwned) {
   view.populate(populate::write, kPage, 2 * kPage);
   job running = view.start_populate(populate::read);
   const job moved = std::move(running);
+  // NOLINTNEXTLINE(bugprone-use-after-move): the header says what it is then
   EXPECT_FALSE(running);
   ASSERT_TRUE(moved);
   moved.wait();

@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <random>
+#include <span>
 
 #include "tests/unit/seed.hpp"
 
@@ -108,53 +110,53 @@ struct Model {
   }
 };
 
+// One change of the range, in the book and in the model.
+void change(MappingBook& book, Model& model, std::size_t first, std::size_t count,
+            std::uint64_t draw, std::uint64_t step) {
+  const MapRange range = pages(first, count);
+  const std::size_t to_end = count + draw % 5;
+  const bool writable = draw % 2 != 0;
+  const std::span changed = std::span(model.all).subspan(first, count);
+  book.cut_at(range);
+  switch (draw / 8 % 4) {
+    case 0:
+      book.forget(range);
+      put(book, first, piece_of(step, count, to_end));
+      for (std::size_t i = 0; i < count; ++i) changed[i] = Model::Page{step, to_end - i, false};
+      break;
+    case 1:
+      book.forget(range);
+      for (auto& page : changed) page.reset();
+      break;
+    case 2:
+      for (auto& [start, piece] : book.pieces()) {
+        if (range.overlaps({start, piece.length})) piece.writable = writable;
+      }
+      for (auto& page : changed) {
+        if (page) page->writable = writable;
+      }
+      break;
+    default:
+      break;
+  }
+  book.join(range);
+}
+
 TEST(MappingBook, SaysTheSameAsAListOfPages) {
   std::mt19937_64 random(testing::announce_seed());
-  const auto below = [&](std::size_t limit) { return random() % limit; };
   MappingBook book;
   Model model;
   for (std::uint64_t step = 0; step < 3000 && !::testing::Test::HasFailure(); ++step) {
-    const std::size_t first = below(Model::kPages);
-    const std::size_t count = 1 + below(Model::kPages - first);
-    const MapRange range = pages(first, count);
-    bool all = true;
-    for (std::size_t i = first; i < first + count; ++i) all = all && model.all.at(i).has_value();
-    EXPECT_EQ(book.all(range, kAny), all);
-    book.cut_at(range);
-    switch (below(4)) {
-      case 0: {
-        const std::size_t to_end = count + below(5);
-        book.forget(range);
-        put(book, first, piece_of(step, count, to_end));
-        for (std::size_t i = 0; i < count; ++i) {
-          model.all.at(first + i) = Model::Page{step, to_end - i, false};
-        }
-        break;
-      }
-      case 1:
-        book.forget(range);
-        for (std::size_t i = 0; i < count; ++i) model.all.at(first + i).reset();
-        break;
-      case 2: {
-        const bool writable = below(2) != 0;
-        for (auto& [start, piece] : book.pieces()) {
-          if (range.overlaps({start, piece.length})) piece.writable = writable;
-        }
-        for (std::size_t i = 0; i < count; ++i) {
-          if (model.all.at(first + i)) model.all.at(first + i)->writable = writable;
-        }
-        break;
-      }
-      default:
-        break;
-    }
-    book.join(range);
+    const std::size_t first = random() % Model::kPages;
+    const std::size_t count = 1 + random() % (Model::kPages - first);
+    const std::span chosen = std::span(model.all).subspan(first, count);
+    EXPECT_EQ(book.all(pages(first, count), kAny),
+              std::all_of(chosen.begin(), chosen.end(), [](const auto& page) { return !!page; }));
+    change(book, model, first, count, random(), step);
     model.expect_same(book);
-    for (const auto& [start, piece] : book.pieces()) {
-      MappingBook joined = book;
-      joined.join({start, piece.length});
-      EXPECT_EQ(joined.pieces().size(), book.pieces().size()) << "something was left to join";
-    }
+    MappingBook joined = book;
+    for (const auto& [start, piece] : book.pieces()) joined.join({start, piece.length});
+    EXPECT_EQ(joined.pieces().size(), book.pieces().size()) << "something was left to join";
   }
 }
 
