@@ -8,7 +8,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
+#include <atomic>
+#include <fstream>
+#include <future>
+#include <string>
 #include <thread>
+#include <vector>
 
 namespace faultline::space {
 namespace {
@@ -83,6 +89,18 @@ class AddressSpaceTest : public ::testing::Test {
     ASSERT_EQ(::poll(&readable, 1, 5000), 1);
   }
 
+  // Raised and not yet read, as the kernel counts them.
+  void wait_for_pending_faults(int count) const {
+    for (int pending = -1; pending != count;) {
+      std::ifstream info("/proc/self/fdinfo/" + std::to_string(watched_.get()));
+      std::string word;
+      while (info >> word && word != "pending:") {
+      }
+      info >> pending;
+      std::this_thread::yield();
+    }
+  }
+
   epoch::Domain domain_{"test"};
   EventFeed feed_;
   Host host_;
@@ -104,6 +122,103 @@ TEST_F(AddressSpaceTest, TheLastUnmapMayComeWhileTheEndOfTheSessionIsChecked) {
   space_->session_closed();
   EXPECT_TRUE(space_->dead());
   unmapping_last.join();
+}
+
+EventFilter faults_only() {
+  EventFilter filter;
+  filter.kinds = wire::bit_of(wire::EventKind::fault);
+  return filter;
+}
+
+// Holds up the first answer of a space between its look-up and what it does: whoever watches is
+// told there.
+class HeldAnswer {
+ public:
+  explicit HeldAnswer(EventFeed& feed)
+      : watching_(feed.subscribe(0, faults_only(),
+                                 [held = held_] {
+                                   held->reached.set_value();
+                                   held->released.wait();
+                                 })
+                      .value()) {}
+  HeldAnswer(const HeldAnswer&) = delete;
+  HeldAnswer& operator=(const HeldAnswer&) = delete;
+  ~HeldAnswer() { release(); }
+
+  void wait_until_held() { held_->reached.get_future().wait(); }
+  void release() {
+    if (!std::exchange(is_released_, true)) release_.set_value();
+  }
+
+ private:
+  struct Held {
+    std::promise<void> reached;
+    std::shared_future<void> released;
+  };
+  std::promise<void> release_;
+  std::shared_ptr<Held> held_ = std::make_shared<Held>(Held{{}, release_.get_future().share()});
+  bool is_released_ = false;
+  EventFeed::Subscription watching_;
+};
+
+std::thread toucher(void* memory) {
+  return std::thread([memory] { *static_cast<volatile std::byte*>(memory) = std::byte{1}; });
+}
+
+// The client's thread goes on as soon as its event has been read. What it tells of is carried out
+// only when no answer that was looked up before is under way.
+TEST_F(AddressSpaceTest, AnEventThatWasReadWaitsForTheAnswersUnderWay) {
+  void* const touched = map();
+  void* const unmapped = map();
+  const VaRange gone{Vaddr{reinterpret_cast<std::uintptr_t>(unmapped)}, ByteCount{kPage}};
+  HeldAnswer held(feed_);
+  std::thread touching = toucher(touched);
+  wait_for_an_event();
+  std::thread answering([&] { space_->serve(); });
+  held.wait_until_held();
+
+  std::thread unmapping([&] { ::munmap(unmapped, kPage); });
+  wait_for_an_event();
+  std::thread carrying_out([&] { space_->serve(); });
+  unmapping.join();
+  EXPECT_TRUE(space_->covers(gone));
+  held.release();
+  carrying_out.join();
+  EXPECT_FALSE(space_->covers(gone));
+  answering.join();
+  touching.join();
+}
+
+// While one worker is held up, others answer, and each takes one message at a time: there may be an
+// event behind it.
+TEST_F(AddressSpaceTest, WhileAnAnswerIsUnderWayMessagesAreReadOneAtATime) {
+  const std::array<void*, 3> pages{map(), map(), map()};
+  HeldAnswer held(feed_);
+  std::thread first = toucher(pages[0]);
+  wait_for_an_event();
+  std::thread answering([&] { space_->serve(); });
+  held.wait_until_held();
+
+  std::atomic<int> answered{0};
+  std::vector<std::thread> others;
+  for (std::size_t i = 1; i < pages.size(); ++i) {
+    others.emplace_back([&, page = pages.at(i)] {
+      toucher(page).join();
+      ++answered;
+      answered.notify_all();
+    });
+  }
+  wait_for_pending_faults(2);
+  EXPECT_TRUE(space_->serve());
+  answered.wait(0);
+  wait_for_pending_faults(1);
+  EXPECT_EQ(answered, 1);
+  EXPECT_TRUE(space_->serve());
+  for (std::thread& other : others) other.join();
+  held.release();
+  answering.join();
+  first.join();
+  EXPECT_EQ(space_->settled_snapshot().counters.missing + space_->counters().minor, 3U);
 }
 
 }  // namespace
