@@ -29,7 +29,7 @@ namespace faultline::kernel {
 namespace {
 
 constexpr int kLeastMajor = 6;
-constexpr int kLeastMinor = 8;
+constexpr int kLeastMinor = 10;
 constexpr rlim_t kFewDescriptors = 4096;
 constexpr std::uint64_t kFewMaps = 65'530;
 
