@@ -114,6 +114,18 @@ std::string perms_of(const space::Vma& vma) {
          (vma.sharing == space::Sharing::shared ? "s" : "p");
 }
 
+const char* name_of(space::Advice advice) {
+  switch (advice) {
+    case space::Advice::sequential:
+      return "sequential";
+    case space::Advice::random:
+      return "random";
+    case space::Advice::normal:
+      break;
+  }
+  return "normal";
+}
+
 json describe(const VmaSnapshot& snapshot, const std::optional<kernel::PageMap>& map) {
   const space::Vma& vma = snapshot.vma;
   json out = to_json(stats_of_vma(snapshot, map));
@@ -125,6 +137,7 @@ json describe(const VmaSnapshot& snapshot, const std::optional<kernel::PageMap>&
   out["sharing"] = vma.sharing == space::Sharing::shared ? "shared" : "private";
   out["writable"] = vma.writable;
   out["perms"] = perms_of(vma);
+  out["advice"] = name_of(vma.advice);
   out["broken_pages"] = snapshot.broken;
   return out;
 }

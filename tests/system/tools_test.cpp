@@ -123,6 +123,42 @@ TEST_F(Faultctl, VmasLooksLikeProcMaps) {
   }
 }
 
+// What the library changes in a part of a mapping shows as a piece of its own, until it is as the
+// rest again.
+TEST_F(Faultctl, VmasShowsWhatWasProtectedAndAdvised) {
+  const auto memory = map(create(client_, 6 * kPage), 6 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+  const auto pieces = [&] {
+    std::vector<std::pair<std::string, std::string>> shown;
+    const auto answer = json("vmas " + std::to_string(::getpid()));
+    for (const auto& vma : answer["vmas"]) {
+      shown.emplace_back(vma["perms"], vma["advice"]);
+    }
+    return shown;
+  };
+  using Pieces = std::vector<std::pair<std::string, std::string>>;
+  ASSERT_EQ(fl_protect(client_, &memory[kPage], kPage, 0), 0) << fl_last_error();
+  ASSERT_EQ(fl_advise(client_, &memory[3 * kPage], 3 * kPage, FL_ADVICE_RANDOM), 0);
+  EXPECT_EQ(
+      pieces(),
+      (Pieces{{"rw-s", "normal"}, {"r--s", "normal"}, {"rw-s", "normal"}, {"rw-s", "random"}}));
+  ASSERT_EQ(fl_protect(client_, &memory[kPage], kPage, FL_PROTECT_WRITE), 0) << fl_last_error();
+  ASSERT_EQ(fl_advise(client_, memory.data(), memory.size(), FL_ADVICE_NORMAL), 0);
+  EXPECT_EQ(pieces(), (Pieces{{"rw-s", "normal"}}));
+}
+
+// Every change of a mapping retires what it replaced, and nothing stays retired.
+TEST_F(Faultctl, StatusShowsThatWhatWasRetiredIsFreed) {
+  const auto freed = [&] {
+    return json("status")["status"]["reclamation"]["freed"].template get<std::uint64_t>();
+  };
+  const std::uint64_t before = freed();
+  const auto memory = map(create(client_, kPage), kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+  ASSERT_EQ(fl_unmap(client_, memory.data(), memory.size()), 0) << fl_last_error();
+  EXPECT_TRUE(eventually([&] { return freed() > before; }));
+  EXPECT_TRUE(eventually([&] { return json("status")["status"]["reclamation"]["pending"] == 0; }));
+  EXPECT_EQ(json("status")["status"]["reclamation"]["oldest_reader_ms"], 0);
+}
+
 TEST_F(Faultctl, ExitCodesTellRefusalUsageAndAbsence) {
   EXPECT_EQ(ctl("vmas 1").code, 1);
   EXPECT_EQ(ctl("").code, 2);

@@ -48,6 +48,7 @@ constexpr const char* kFooter =
     "  MISSING   faults on pages that were in no memory\n"
     "  MINOR     faults on pages that were in memory, and not in this mapping\n"
     "  WP        first writes to pages that were mapped read-only\n"
+    "  ADVICE    how the process said it will touch the mapping, fl_advise\n"
     "  COPIED    private copies that the daemon installed\n"
     "  BREAKS    pages that are, or may by now be, the process's own\n"
     "  AHEAD     copies made before they were asked for; UNUSED: at most so many never were\n"

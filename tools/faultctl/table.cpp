@@ -146,18 +146,19 @@ std::string show_spaces(const json& answer) {
 }
 
 std::string show_vmas(const json& answer) {
-  Table table({"START-END", "PERMS", "OFFSET", "OBJECT", "KIND", "RESIDENT", "SHARED", "PRIVATE",
-               "MISSING", "MINOR", "WP", "COPIED", "AHEAD", "UNUSED", "NAME"});
+  Table table({"START-END", "PERMS", "OFFSET", "OBJECT", "KIND", "ADVICE", "RESIDENT", "SHARED",
+               "PRIVATE", "MISSING", "MINOR", "WP", "COPIED", "AHEAD", "UNUSED", "NAME"});
   for (const json& vma : answer["vmas"]) {
     const json& faults = vma["faults"];
     table.add(
         {fmt::format("{:012x}-{:012x}", vma["start"].get<std::uint64_t>(),
                      vma["end"].get<std::uint64_t>()),
          vma["perms"].get<std::string>(), fmt::format("{:08x}", vma["offset"].get<std::uint64_t>()),
-         number(vma["object"]), vma["sharing"].get<std::string>(), bytes(vma["resident_bytes"]),
-         bytes(vma["shared_bytes"]), bytes(vma["private_bytes"]), number(faults["missing"]),
-         number(faults["minor"]), number(faults["write_protect"]), number(vma["pages_copied"]),
-         number(vma["ahead_copies"]), number(vma["ahead_unused"]), name_of(vma["object_name"])});
+         number(vma["object"]), vma["sharing"].get<std::string>(), vma["advice"].get<std::string>(),
+         bytes(vma["resident_bytes"]), bytes(vma["shared_bytes"]), bytes(vma["private_bytes"]),
+         number(faults["missing"]), number(faults["minor"]), number(faults["write_protect"]),
+         number(vma["pages_copied"]), number(vma["ahead_copies"]), number(vma["ahead_unused"]),
+         name_of(vma["object_name"])});
   }
   return table.text();
 }
