@@ -6,6 +6,7 @@
 // from then on, as in every range that the daemon does not know.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <vector>
@@ -32,10 +33,9 @@ class DepartedVmas {
 
   // The newest that holds the address; null where none does. Valid until the next change.
   [[nodiscard]] const Vma* find(Vaddr address) const {
-    for (auto it = pieces_.rbegin(); it != pieces_.rend(); ++it) {
-      if (it->contains(address)) return &*it;
-    }
-    return nullptr;
+    const auto found = std::find_if(pieces_.rbegin(), pieces_.rend(),
+                                    [&](const Vma& piece) { return piece.contains(address); });
+    return found == pieces_.rend() ? nullptr : &*found;
   }
 
   [[nodiscard]] bool empty() const { return pieces_.empty(); }

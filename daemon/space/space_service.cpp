@@ -222,7 +222,7 @@ void SpaceService::rediscover(const SpaceRef& ref, VaRange range,
 
 void SpaceService::populate(const SpaceRef& ref, VaRange range, bool write,
                             std::function<void()> ended,
-                            Callback<std::shared_ptr<PopulateJob>> done) {
+                            const Callback<std::shared_ptr<PopulateJob>>& done) {
   const auto space = ref.space.lock();
   if (!space) return done(gone_error());
   if (!space->covers(range)) {

@@ -69,7 +69,7 @@ class SpaceService final : public SpaceRegistry {
   // Starts to make a range resident and to map it. ended is called once, on any thread.
   // Errors: ENOENT not all of it is mapped; ESRCH.
   void populate(const SpaceRef& ref, VaRange range, bool write, std::function<void()> ended,
-                Callback<std::shared_ptr<PopulateJob>> done);
+                const Callback<std::shared_ptr<PopulateJob>>& done);
   void vma_at(const SpaceRef& ref, Vaddr address, Callback<VmaSnapshot> done);
   void snapshot(const SpaceRef& ref, Callback<SpaceSnapshot> done);
   // Takes no worker's time and waits for none. Thread-safe.

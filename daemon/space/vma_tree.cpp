@@ -10,7 +10,7 @@ namespace {
 using Entry = epoch::IntervalTree<VmaRecord>::Entry;
 
 void free_record(epoch::Domain::Callback& callback) noexcept {
-  const std::unique_ptr<VmaRecord> record(static_cast<VmaRecord*>(&callback));
+  const std::unique_ptr<VmaRecord> record(&callback.owner<VmaRecord>());
 }
 
 }  // namespace

@@ -27,6 +27,10 @@ Vaddr address(std::uint64_t page) {
   return Vaddr{page * 4096};
 }
 
+ByteCount bytes(std::uint64_t pages) {
+  return kBasePage.bytes(PageCount{pages});
+}
+
 Vma vma(const std::shared_ptr<memory::MemoryObject>& object, std::uint64_t start, std::uint64_t end,
         std::uint64_t first) {
   return Vma{.start = address(start),
@@ -110,12 +114,12 @@ TEST_F(VmaTreeTest, AChangeCutsWhatItTouchesAndEqualNeighboursBecomeOneAgain) {
   const auto set_writable = [](bool writable) {
     return [writable](Vma& piece) { piece.writable = writable; };
   };
-  map.change({address(13), ByteCount{2 * 4096}}, set_writable(true));
+  map.change({address(13), bytes(2)}, set_writable(true));
   EXPECT_EQ(map.size(), 3U);
   EXPECT_TRUE(map.find(address(14))->writable);
   EXPECT_FALSE(map.find(address(15))->writable);
   EXPECT_EQ(map.find(address(14))->activity->pieces, 3U);
-  map.change({address(13), ByteCount{2 * 4096}}, set_writable(false));
+  map.change({address(13), bytes(2)}, set_writable(false));
   ASSERT_EQ(map.size(), 1U);
   EXPECT_EQ(map.find(address(14))->page_at(address(14)), PageIndex{54});
   EXPECT_EQ(map.find(address(14))->activity->pieces, 1U);
@@ -125,7 +129,7 @@ TEST_F(VmaTreeTest, MappingsOfTheirOwnDoNotBecomeOneThoughTheyContinue) {
   const auto object = object_of(100);
   map.insert(vma(object, 10, 20, 0));
   map.insert(vma(object, 20, 30, 10));
-  map.change({address(10), ByteCount{20 * 4096}}, [](Vma& piece) { piece.writable = true; });
+  map.change({address(10), bytes(20)}, [](Vma& piece) { piece.writable = true; });
   EXPECT_EQ(map.size(), 2U);
 }
 
@@ -182,66 +186,99 @@ TEST_F(VmaTreeTest, AMoveIsOneStepForReaders) {
   }
   for (int i = 0; i < 500 || walks < 500; ++i) {
     map.insert(vma(object, 40, 45, 50));
-    map.move({address(10), ByteCount{10 * 4096}}, address(40));
-    map.move({address(40), ByteCount{10 * 4096}}, address(10));
+    map.move({address(10), bytes(10)}, address(40));
+    map.move({address(40), bytes(10)}, address(10));
   }
   stop = true;
   for (std::thread& reader : readers) reader.join();
 }
 
-// Against a map of single pages, which cannot get an interval wrong.
-TEST_F(VmaTreeTest, AgreesWithAPagewiseModelUnderRandomChanges) {
-  const std::uint64_t seed = testing::announce_seed();
-  std::mt19937_64 random(seed);
-  const auto object = object_of(4096);
-  std::vector<std::shared_ptr<VmaActivity>> activities;
-  std::map<std::uint64_t, std::uint64_t> model;  // page of the space -> page of the object
-  for (int step = 0; step < 5000; ++step) {
-    const std::uint64_t start = random() % 200;
-    const std::uint64_t end = start + 1 + random() % 30;
-    const std::uint64_t kind = random() % 8;
-    if (kind == 0) {
-      const std::uint64_t to = 240 + random() % 100;
-      map.move({address(start), ByteCount{(end - start) * 4096}}, address(to));
-      for (std::uint64_t p = start; p < end; ++p) {
-        model.erase(to + p - start);
-        if (auto page = model.extract(p)) {
-          page.key() = to + p - start;
-          model.insert(std::move(page));
-        }
-      }
-    } else if (kind == 1) {
-      const bool writable = random() % 2 == 0;
-      map.change({address(start), ByteCount{(end - start) * 4096}},
-                 [writable](Vma& piece) { piece.writable = writable; });
-      for (const Vma& piece : map.overlapping(address(start), address(end))) {
-        ASSERT_EQ(piece.writable, writable);
-      }
-    } else if (kind % 2 == 0) {
-      const std::uint64_t first = random() % 4000;
-      Vma mapped = vma(object, start, end, first);
-      // A new mapping, or, as after mremap(2), a piece of one that may have others left.
-      activities.push_back(mapped.activity);
-      mapped.activity = activities[random() % activities.size()];
-      map.insert(std::move(mapped));
-      for (std::uint64_t p = start; p < end; ++p) model[p] = first + p - start;
-    } else {
-      std::uint64_t removed = 0;
-      for (const Vma& piece : map.remove(address(start), address(end)))
-        removed += piece.pages().value();
-      std::uint64_t expected = 0;
-      for (std::uint64_t p = start; p < end; ++p) expected += model.erase(p);
-      ASSERT_EQ(removed, expected) << "step " << step;
+// A map of single pages, which cannot get an interval wrong, and the same changes in a tree.
+class PagewiseModel {
+ public:
+  PagewiseModel(VmaTree& map, std::uint64_t seed) : map_(map), random_(seed) {}
+
+  void step() {
+    const std::uint64_t start = random_() % 200;
+    const std::uint64_t end = start + 1 + random_() % 30;
+    switch (random_() % 8) {
+      case 0:
+        return move(start, end, 240 + random_() % 100);
+      case 1:
+        return protect(start, end, random_() % 2 == 0);
+      case 2:
+      case 3:
+      case 4:
+        return insert(start, end);
+      default:
+        return remove(start, end);
     }
-    for (std::uint64_t p = 0; p < 380; ++p) {
-      const VmaRef found = map.find(address(p));
-      const auto known = model.find(p);
-      ASSERT_EQ(static_cast<bool>(found), known != model.end()) << "page " << p << " step " << step;
+  }
+
+  void compare() const {
+    for (std::uint64_t p = 0; p < kPages; ++p) {
+      const VmaRef found = map_.find(address(p));
+      const auto known = pages_.find(p);
+      ASSERT_EQ(static_cast<bool>(found), known != pages_.end()) << "page " << p;
       if (found) {
         ASSERT_EQ(found->page_at(address(p)).value(), known->second);
       }
     }
-    expect_pieces_counted(map, activities);
+    expect_pieces_counted(map_, activities_);
+  }
+
+ private:
+  static constexpr std::uint64_t kPages = 380;
+
+  void insert(std::uint64_t start, std::uint64_t end) {
+    const std::uint64_t first = random_() % 4000;
+    Vma mapped = vma(object_, start, end, first);
+    // A new mapping, or, as after mremap(2), a piece of one that may have others left.
+    activities_.push_back(mapped.activity);
+    mapped.activity = activities_[random_() % activities_.size()];
+    map_.insert(std::move(mapped));
+    for (std::uint64_t p = start; p < end; ++p) pages_[p] = first + p - start;
+  }
+  void remove(std::uint64_t start, std::uint64_t end) {
+    std::uint64_t removed = 0;
+    for (const Vma& piece : map_.remove(address(start), address(end))) {
+      removed += piece.pages().value();
+    }
+    std::uint64_t expected = 0;
+    for (std::uint64_t p = start; p < end; ++p) expected += pages_.erase(p);
+    ASSERT_EQ(removed, expected);
+  }
+  void move(std::uint64_t start, std::uint64_t end, std::uint64_t to) {
+    map_.move({address(start), bytes(end - start)}, address(to));
+    for (std::uint64_t p = start; p < end; ++p) {
+      pages_.erase(to + p - start);
+      if (auto page = pages_.extract(p)) {
+        page.key() = to + p - start;
+        pages_.insert(std::move(page));
+      }
+    }
+  }
+  void protect(std::uint64_t start, std::uint64_t end, bool writable) {
+    map_.change({address(start), bytes(end - start)},
+                [writable](Vma& piece) { piece.writable = writable; });
+    for (const Vma& piece : map_.overlapping(address(start), address(end))) {
+      ASSERT_EQ(piece.writable, writable);
+    }
+  }
+
+  VmaTree& map_;
+  std::mt19937_64 random_;
+  std::shared_ptr<memory::MemoryObject> object_ = object_of(4096);
+  std::vector<std::shared_ptr<VmaActivity>> activities_;
+  std::map<std::uint64_t, std::uint64_t> pages_;  // page of the space -> page of the object
+};
+
+TEST_F(VmaTreeTest, AgreesWithAPagewiseModelUnderRandomChanges) {
+  PagewiseModel model(map, testing::announce_seed());
+  for (int step = 0; step < 5000; ++step) {
+    SCOPED_TRACE(step);
+    ASSERT_NO_FATAL_FAILURE(model.step());
+    ASSERT_NO_FATAL_FAILURE(model.compare());
   }
 }
 
