@@ -53,16 +53,21 @@ class Held {
   MapRange range_;
 };
 
+int access_of(std::uint32_t flags) {
+  return (flags & FL_MAP_WRITE) != 0 ? PROT_READ | PROT_WRITE : PROT_READ;
+}
+
+// Not to be accessed yet. Until the daemon has registered it the kernel would make up zeroes, and
+// another thread may still use what was at these addresses before.
 Held map_somewhere(const fl_object& object, std::uint64_t offset, std::size_t length,
                    std::uint32_t flags) {
-  const bool write = (flags & FL_MAP_WRITE) != 0;
   // The kernel lets nobody register a shared mapping that could never be written. Read-only, a
   // private one shows the same pages.
   const bool shared =
       (flags & FL_MAP_SHARED) != 0 && object.opened.access == wire::Access::read_write;
-  void* const start = ::mmap(nullptr, length, write ? PROT_READ | PROT_WRITE : PROT_READ,
-                             (shared ? MAP_SHARED : MAP_PRIVATE) | MAP_NORESERVE,
-                             object.memfd.get(), static_cast<off_t>(offset));
+  void* const start =
+      ::mmap(nullptr, length, PROT_NONE, (shared ? MAP_SHARED : MAP_PRIVATE) | MAP_NORESERVE,
+             object.memfd.get(), static_cast<off_t>(offset));
   if (start == MAP_FAILED) {
     throw_errno("mmap of " + std::to_string(length) + " bytes of an object");
   }
@@ -179,6 +184,9 @@ int fl_map(fl_object* object, uint64_t offset, size_t length, uint32_t flags, vo
     request.object_offset = offset;
     request.flags = flags & kWireMapFlags;
     (void)connection.call_in(object->generation, wire::Op::map, request);
+    if (::mprotect(reinterpret_cast<void*>(mapping.range().start), length, access_of(flags)) != 0) {
+      throw_errno("mprotect of a new mapping");
+    }
     const Piece piece = piece_of(*object, offset, length, flags);
     // The kernel alone could make up zeroes for a child where the file has content.
     if (piece.content == Content::of_file && !connection.forks_are_served() &&
