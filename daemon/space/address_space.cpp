@@ -195,6 +195,9 @@ void AddressSpace::take_back(Leftovers& left) {
       pending_.push_back(fault);
       continue;
     }
+    // Where nothing is, something may be a moment later, of which the kernel tells nothing: a
+    // mapping that grew.
+    fault.again = fault.again || found.error().code() == EFAULT;
     const bool unsettled = found.error().code() == EAGAIN;
     const Answer answer = unsettled ? Answer::later : engine_.answer_unknown(fault);
     if (answer == Answer::dead) return die();
@@ -398,7 +401,10 @@ Status AddressSpace::discover(Vaddr address) {
   auto mapping = kernel::mapping_at(owner().pid, address);
   std::optional<Vma> found;
   if (mapping) {
-    if (*mapping) found = vma_of(**mapping, address, remembered);
+    if (!*mapping) {
+      return fail(EFAULT, "looking for a mapping at address " + std::to_string(address.value()));
+    }
+    found = vma_of(**mapping, address, remembered);
   } else if (remembered != nullptr) {
     found = *remembered;  // as good as can be had without the kernel's word
   } else {
@@ -449,7 +455,9 @@ Status AddressSpace::rediscover(const VaRange& range) {
   return in_turn([&]() -> Status {
     if (dead()) return fail(ESRCH, "following a mapping of an address space that is gone");
     for (Vaddr at = range.start; at < range.end();) {
-      if (auto found = discover(at); !found) return found;
+      if (auto found = discover(at); !found) {
+        return found.error().code() == EFAULT ? fail(ENOENT, found.error().message()) : found;
+      }
       at = vmas_.find(at)->end;
     }
     return {};

@@ -240,7 +240,8 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   [[nodiscard]] int come_to_rest();
   Status map_in_turn(const MapRequest& request);
   Status change(const VaRange& range, const std::function<void(Vma&)>& edit);
-  // Takes in the kernel's mapping at an address, as far as it is not known.
+  // Takes in the kernel's mapping at an address, as far as it is not known. Errors: EFAULT nothing
+  // is there; ENOENT it is no object's; ENOMEM; ESRCH; EAGAIN.
   Status discover(Vaddr address);
   std::optional<Vma> vma_of(const kernel::KernelMapping& there, Vaddr address,
                             const Vma* remembered) const;
