@@ -139,12 +139,12 @@ Answer FaultEngine::after_error(const Vma& vma, PageIndex page, Fault& fault, in
     case ENOENT:  // unmapped: the kernel gives the thread what it gives without us
       uffd_.wake(vma.address_of(page), vma.page_size().bytes());
       return Answer::done;
-    case EFAULT:  // a writer tore the object's page out: it is absent again, so supply it anew
+    case EFAULT:
+      // A writer tore the object's page out: it is absent again, so supply it anew, however often.
+      if (vma.object->pages().state(page) != memory::PageState::resident) return Answer::later;
+      // It came back meanwhile; or it never went, and something else is mapped.
       if (++fault.attempts < kMostAttempts) return Answer::later;
-      return poison(vma, page,
-                    "the mapping is not of its object, or its pages are taken away as fast as they "
-                    "are supplied",
-                    done);
+      return poison(vma, page, "the mapping is not of its object", done);
     default:
       return poison(vma, page, std::strerror(error), done);
   }

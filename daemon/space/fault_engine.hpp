@@ -38,7 +38,7 @@ struct Fault {
   bool again = false;    // it could not be answered when it was read
   bool alone = false;    // ask for this page only: a read of more had failed
   bool refused = false;  // its page cannot be supplied
-  unsigned attempts = 0;
+  unsigned attempts = 0;  // at a page that is there, and yet cannot be mapped
 };
 
 enum class Answer {
