@@ -1,4 +1,4 @@
-// Owns one mapping of the daemon's own. Must never map memory that a userfaultfd of ours watches:
+// Owns one mapping of the daemon's own. Must never map memory that a client's userfaultfd watches:
 // its fault would come back to the thread that raised it.
 #pragma once
 

@@ -12,7 +12,8 @@
 //   0       the whole range was done and the threads waiting in it were woken
 //   EEXIST  a page was there already at .done; nothing was woken at that page: wake it
 //   ENOENT  the range is not (or no longer) registered with this userfaultfd
-//   EFAULT  continue_range: the object has no page there (somebody punched a hole)
+//   EFAULT  continue_range, and copy_range from guarded memory: the object has no page there
+//           (somebody punched a hole)
 //   EAGAIN  an event (fork, remap, remove, unmap) is unread or under way: read it, then try again
 //   ESRCH   the address space is gone
 #pragma once

@@ -4,9 +4,25 @@
 #include <cassert>
 #include <utility>
 
+#include "daemon/kernel/hole_guard.hpp"
 #include "daemon/kernel/log_budget.hpp"
 
 namespace faultline::memory {
+
+namespace {
+
+// To copy from, and never to find zeroes where the file has something else.
+Result<kernel::MappedMemory> map_guarded(const kernel::Memfd& memfd, ByteCount size) {
+  auto guard = kernel::HoleGuard::of_process();
+  if (!guard) return propagate(guard);
+  auto memory = kernel::MappedMemory::create(size, PROT_READ, MAP_SHARED | MAP_NORESERVE,
+                                             memfd.writable_fd());
+  if (!memory) return propagate(memory);
+  if (auto guarded = (*guard)->guard(*memory); !guarded) return propagate(guarded);
+  return memory;
+}
+
+}  // namespace
 
 // One read of a run of pages, and who waits for it. Keeps its object alive until the read has
 // ended.
@@ -57,11 +73,13 @@ class MemoryObject::Fill final : public kernel::RingOperation {
 };
 
 MemoryObject::MemoryObject(ObjectId id, ObjectSpec spec, kernel::Memfd memfd,
-                           kernel::MappedMemory memory, PageTable pages, FilePager* pager)
+                           kernel::MappedMemory memory, kernel::MappedMemory guarded,
+                           PageTable pages, FilePager* pager)
     : id_(id),
       spec_(std::move(spec)),
       memfd_(std::move(memfd)),
       memory_(std::move(memory)),
+      guarded_(std::move(guarded)),
       pages_(std::move(pages)),
       pager_(pager) {}
 
@@ -75,10 +93,17 @@ Result<std::shared_ptr<MemoryObject>> MemoryObject::create(ObjectId id, ObjectSp
   auto memory = kernel::MappedMemory::create(size, PROT_READ | PROT_WRITE,
                                              MAP_SHARED | MAP_NORESERVE, memfd->writable_fd());
   if (!memory) return propagate(memory);
+  kernel::MappedMemory guarded;
+  if (spec.file) {
+    auto mapped = map_guarded(*memfd, size);
+    if (!mapped) return propagate(mapped);
+    guarded = std::move(*mapped);
+  }
   auto pages = PageTable::create(spec.page_size.pages(size));
   if (!pages) return propagate(pages);
-  return std::shared_ptr<MemoryObject>{new MemoryObject(
-      id, std::move(spec), std::move(*memfd), std::move(*memory), std::move(*pages), pager)};
+  return std::shared_ptr<MemoryObject>{new MemoryObject(id, std::move(spec), std::move(*memfd),
+                                                        std::move(*memory), std::move(guarded),
+                                                        std::move(*pages), pager)};
 }
 
 void MemoryObject::log(PageIndex page, const std::string& what) const {

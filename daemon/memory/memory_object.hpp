@@ -81,10 +81,12 @@ class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
   [[nodiscard]] ByteCount resident() const { return memfd_.allocated(); }
   [[nodiscard]] const PageTable& pages() const { return pages_; }
 
-  // The daemon's own view of a page, to copy from. Valid while the object lives; the page is
-  // resident.
+  // The daemon's own view of a page, for a system call to copy from. Valid while the object lives.
+  // The page is resident; where a writer tore it out all the same, EFAULT tells so if a file is
+  // behind the object, and zeroes are what it has otherwise.
   [[nodiscard]] const std::byte* content(PageIndex page) const {
-    return memory_.data() + spec_.page_size.offset_of(page).value();
+    const kernel::MappedMemory& memory = from_file() ? guarded_ : memory_;
+    return memory.data() + spec_.page_size.offset_of(page).value();
   }
 
   // Makes pages from first on resident, at most window of them. Returns how many are so now, from
@@ -113,7 +115,7 @@ class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
  private:
   class Fill;
   MemoryObject(ObjectId id, ObjectSpec spec, kernel::Memfd memfd, kernel::MappedMemory memory,
-               PageTable pages, FilePager* pager);
+               kernel::MappedMemory guarded, PageTable pages, FilePager* pager);
 
   PageCount populate_zero(PageIndex first, PageCount window, const Waiter& waiter);
   PageCount populate_file(PageIndex first, PageCount window, Waiter waiter);
@@ -125,6 +127,7 @@ class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
   ObjectSpec spec_;
   kernel::Memfd memfd_;
   kernel::MappedMemory memory_;
+  kernel::MappedMemory guarded_;  // the same again where a file is behind it, see hole_guard.hpp
   PageTable pages_;
   FilePager* pager_;
   std::atomic<std::uint64_t> fills_begun_{0};

@@ -77,6 +77,7 @@ Installed copy_pages(const kernel::Userfaultfd& uffd, const Vma& vma, PageIndex 
         const std::byte* from = source == Source::zeroes ? zeroes.data() : vma.object->content(at);
         const RangeResult done =
             uffd.copy_range(vma.address_of(at), from, vma.page_size().bytes(n));
+        if (done.error == EFAULT) vma.object->recheck(at);
         if (done.done > ByteCount{0}) {
           // The writer runs already. Who reads the record waits for answers under way first.
           parted = parted + vma.activity->record_break(at, vma.page_size().pages(done.done));

@@ -1,0 +1,48 @@
+#include "daemon/kernel/hole_guard.hpp"
+
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cstdint>
+
+#include "daemon/kernel/uapi.hpp"
+
+namespace faultline::kernel {
+
+Result<const HoleGuard*> HoleGuard::of_process() {
+  static const Result<HoleGuard> made = create();
+  if (!made) return tl::make_unexpected(made.error());
+  return &*made;
+}
+
+Result<HoleGuard> HoleGuard::create() {
+  // Of user mode only: that needs no privilege, and a fault of the kernel's is an error all the
+  // same.
+  UniqueFd fd{static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY))};
+  if (!fd) {
+    const UniqueFd device{::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC)};
+    fd = UniqueFd{::ioctl(device.get(), uapi::kIoctlNewUserfaultfd, O_CLOEXEC)};
+  }
+  if (!fd) return fail_errno("making a userfaultfd of the daemon's own");
+  uffdio_api api{UFFD_API, UFFD_FEATURE_SIGBUS | UFFD_FEATURE_MISSING_SHMEM, 0};
+  if (::ioctl(fd.get(), UFFDIO_API, &api) != 0) {
+    return fail_errno("UFFDIO_API on a userfaultfd of the daemon's own");
+  }
+  return HoleGuard{std::move(fd)};
+}
+
+Status HoleGuard::guard(const MappedMemory& memory) const {
+  uffdio_register request{};
+  request.range = {reinterpret_cast<std::uintptr_t>(memory.data()), memory.bytes().size()};
+  request.mode = UFFDIO_REGISTER_MODE_MISSING;
+  if (::ioctl(fd_.get(), UFFDIO_REGISTER, &request) != 0) {
+    return fail_errno("guarding " + std::to_string(memory.bytes().size()) +
+                      " bytes of an object against holes");
+  }
+  return {};
+}
+
+}  // namespace faultline::kernel
