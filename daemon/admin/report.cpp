@@ -20,9 +20,10 @@ using space::VmaSnapshot;
 constexpr int kSchema = 1;
 constexpr mode_t kOthersRead = 0004;
 
-std::optional<kernel::PageMap> page_map_of(pid_t pid) {
+// The pid is a guess, the uid is known.
+std::optional<kernel::PageMap> page_map_of(pid_t pid, uid_t uid) {
   if (pid == 0) return std::nullopt;
-  auto map = kernel::PageMap::open(pid);
+  auto map = kernel::PageMap::open(pid, uid);
   if (!map) return std::nullopt;
   return std::move(*map);
 }
@@ -211,13 +212,13 @@ bool sees_all(uid_t viewer) {
   return viewer == 0 || viewer == ::geteuid();
 }
 
-wire::Stats to_stats(const VmaSnapshot& vma, pid_t pid) {
-  return stats_of_vma(vma, page_map_of(pid));
+wire::Stats to_stats(const VmaSnapshot& vma, pid_t pid, uid_t uid) {
+  return stats_of_vma(vma, page_map_of(pid, uid));
 }
 
 wire::Stats to_stats(const SpaceSnapshot& space) {
   wire::Stats stats = counted(space.counters, space.ahead_unused);
-  const auto map = page_map_of(space.owner.pid);
+  const auto map = page_map_of(space.owner.pid, space.owner.uid);
   for (const VmaSnapshot& snapshot : space.vmas) {
     stats.length += snapshot.vma.length().value();
     ++stats.mappings;
@@ -245,12 +246,12 @@ Result<std::string> answer(wire::AdminRequest query, uid_t viewer, const DaemonS
   }
   if (query.query == wire::AdminQuery::vmas) {
     const auto pid = static_cast<pid_t>(query.pid);
-    const auto map = page_map_of(pid);
     bool known = false;
     out["vmas"] = json::array();
     for (const SpaceSnapshot& space : spaces) {
       if (space.owner.pid != pid || pid == 0) continue;
       known = true;
+      const auto map = page_map_of(pid, space.owner.uid);
       for (const VmaSnapshot& vma : space.vmas) out["vmas"].push_back(describe(vma, map));
     }
     if (!known) {

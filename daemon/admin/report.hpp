@@ -36,8 +36,9 @@ struct DaemonStatus {
 Result<std::string> answer(wire::AdminRequest query, uid_t viewer, const DaemonStatus& status,
                            const memory::ObjectDirectory& objects, space::Overview overview);
 
-// As libfaultline shows them. Bytes are 0 where the process is gone.
-wire::Stats to_stats(const space::VmaSnapshot& vma, pid_t pid);
+// As libfaultline shows them. Bytes are 0 where the process is gone, and where it is not one that
+// the user may look into.
+wire::Stats to_stats(const space::VmaSnapshot& vma, pid_t pid, uid_t uid);
 wire::Stats to_stats(const space::SpaceSnapshot& space);
 
 }  // namespace faultline::admin

@@ -263,7 +263,7 @@ Finding check_memfd() {
 }
 
 Finding check_pagemap() {
-  const auto pages = PageMap::open(::getpid());
+  const auto pages = PageMap::open(::getpid(), 0);
   const auto scanned =
       pages ? pages->scan(Vaddr{0}, ByteCount{4096})
             : Result<ResidentPages>(fail(pages.error().code(), pages.error().attempted()));

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include <array>
 #include <fstream>
@@ -40,10 +41,17 @@ std::string process_name(pid_t pid) {
   return name;
 }
 
-Result<PageMap> PageMap::open(pid_t pid) {
+Result<PageMap> PageMap::open(pid_t pid, uid_t user) {
   const std::string path = "/proc/" + std::to_string(pid) + "/pagemap";
   UniqueFd fd{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
   if (!fd) return fail_errno("opening " + path);
+  // After the opening, which settles whose memory it is. Of what its user may not look into, root
+  // is the owner (fs/proc/base.c: task_dump_owner).
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0) return fail_errno("looking at " + path);
+  if (user != 0 && info.st_uid != user) {
+    return fail(EPERM, "opening " + path + " in the name of uid " + std::to_string(user));
+  }
   return PageMap{std::move(fd)};
 }
 

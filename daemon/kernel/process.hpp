@@ -37,10 +37,13 @@ struct ResidentPages {
 };
 
 // Asks the kernel's own page table (PAGEMAP_SCAN, Linux 6.7) about [start, start + length) of a
-// process. Walks page tables: milliseconds a GiB. Errors: ESRCH, EACCES.
+// process. Walks page tables: milliseconds a GiB. Errors: ESRCH, EACCES, EPERM.
 class PageMap {
  public:
-  static Result<PageMap> open(pid_t pid);
+  // Of a process that the user may look into by himself (root: of any). A pid may by now be that of
+  // another user's process: of one that executed a set-user-id program, or of a newer one. EPERM
+  // then, and for a process that is not dumpable.
+  static Result<PageMap> open(pid_t pid, uid_t user);
   [[nodiscard]] Result<ResidentPages> scan(Vaddr start, ByteCount length) const;
 
  private:

@@ -517,7 +517,7 @@ void Session::on_mapping_stats(const Packet& packet) {
       [self = shared_from_this(), respond = responder()](Result<space::VmaSnapshot> vma) {
         if (!vma) return respond(bad(vma.error()));
         asio::post(self->helpers_, [self, respond, vma = std::move(*vma)] {
-          respond(good(admin::to_stats(vma, self->peer_.pid)));
+          respond(good(admin::to_stats(vma, self->peer_.pid, self->peer_.uid)));
         });
       });
 }

@@ -3,10 +3,13 @@
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/auxv.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -15,6 +18,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <limits>
 #include <optional>
 #include <random>
@@ -115,6 +120,8 @@ class Raw {
         ::connect(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0)
         << std::strerror(errno);
   }
+  // Takes over the connection of another process.
+  explicit Raw(UniqueFd socket) : socket_(std::move(socket)) {}
 
   [[nodiscard]] int socket() const { return socket_.get(); }
 
@@ -679,6 +686,104 @@ TEST_F(Hostile, TheUserfaultfdOfAnotherProcess) {
     }
     expect_unharmed("the userfaultfd of another process");
   }
+}
+
+// A user without rights, whose session is in the name of a process that has become another user's:
+// it had connected for this one, and then executed a program that belongs to root.
+class Disguised {
+ public:
+  Disguised(const std::string& socket, std::string program)
+      : program_(std::move(program)), userfaultfd_(make_userfaultfd()) {
+    EXPECT_EQ(::setresgid(kNobody, kNobody, kNobody), 0) << std::strerror(errno);
+    EXPECT_EQ(::setresuid(kNobody, kNobody, kNobody), 0) << std::strerror(errno);
+    EXPECT_EQ(::prctl(PR_SET_DUMPABLE, 1), 0) << std::strerror(errno);
+    std::array<int, 2> ends{};
+    EXPECT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()), 0);
+    const UniqueFd mine{ends[0]};
+    const UniqueFd its{ends[1]};
+    victim_.emplace([&] { return attach_and_become_root(socket, its.get()); });
+    wire::Packet packet;
+    EXPECT_EQ(wire::receive_packet(mine.get(), packet), 0);
+    EXPECT_EQ(packet.fds.size(), 1U);
+    if (!packet.fds.empty()) session_.emplace(std::move(packet.fds.front()));
+    EXPECT_TRUE(eventually([this] { return victim_is_root(); }));
+  }
+
+  // What is said to be resident in a mapping beside this very program, where a program that is
+  // loaded at random may well have its own.
+  [[nodiscard]] std::uint64_t resident(bool above) const {
+    wire::ObjectCreateRequest create;
+    create.size = kMuch;
+    Answer created = session_->call(Op::object_create, create);
+    EXPECT_EQ(created.header.status, 0) << created;
+    const std::uint64_t image = ::getauxval(AT_PHDR) / kPage * kPage;
+    const std::uint64_t start = above ? image + kBeside : image - kBeside - kMuch;
+    void* const there = ::mmap(reinterpret_cast<void*>(start), kMuch, PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED_NOREPLACE,
+                               created.packet.fds.at(0).get(), 0);
+    EXPECT_NE(there, MAP_FAILED) << std::strerror(errno);
+    wire::MapRequest request;
+    request.handle = created.body<wire::ObjectReply>().handle;
+    request.address = start;
+    request.length = kMuch;
+    request.flags = wire::kMapPrivate | wire::kMapWrite;
+    const Answer mapped = session_->call(Op::map, request);
+    EXPECT_EQ(mapped.header.status, 0) << mapped;
+    const Answer stats = session_->call(Op::mapping_stats, wire::MappingStatsRequest{start});
+    EXPECT_EQ(stats.header.status, 0) << stats;
+    const Answer all = session_->call(Op::process_stats);
+    EXPECT_EQ(all.header.status, 0) << all;
+    return stats.body<wire::Stats>().resident_bytes + all.body<wire::Stats>().resident_bytes;
+  }
+
+ private:
+  static constexpr uid_t kNobody = 65534;
+  static constexpr std::uint64_t kMuch = std::uint64_t{2} << 40;
+  static constexpr std::uint64_t kBeside = std::uint64_t{8} << 30;
+
+  int attach_and_become_root(const std::string& socket, int pass_on) {
+    const Raw raw(socket);
+    (void)raw.hello();
+    const Answer attached = raw.attach(userfaultfd_.get(), beacon_.address());
+    if (attached.header.status != 0) return 2;
+    const std::array fds{raw.socket()};
+    if (wire::send_packet(pass_on, bytes_of(kMark), fds) != 0) return 3;
+    ::execl(program_.c_str(), "sleep", "1000", nullptr);
+    return 4;
+  }
+  [[nodiscard]] bool victim_is_root() const {
+    std::ifstream status("/proc/" + std::to_string(victim_->pid()) + "/status");
+    std::string line;
+    while (std::getline(status, line)) {
+      if (line.rfind("Uid:\t65534\t0\t", 0) == 0) return true;
+    }
+    return false;
+  }
+
+  const std::string program_;
+  UniqueFd userfaultfd_;
+  Memory beacon_{kPage};
+  std::optional<Child> victim_;
+  std::optional<Raw> session_;
+};
+
+// The daemon may look into every process; what it tells a client of one must be what that client
+// may know. Where a program of root's has its memory is not.
+TEST_F(Hostile, AProcessThatBecameAnotherUsersIsNotLookedInto) {
+  if (::geteuid() != 0) GTEST_SKIP() << "SKIPPED: a program that makes its user root takes root";
+  const std::string program = daemon_.directory() / "sleep";
+  std::filesystem::copy_file("/bin/sleep", program);
+  ASSERT_EQ(::chmod(program.c_str(), 04755), 0) << std::strerror(errno);
+  ASSERT_EQ(::chmod(daemon_.directory().c_str(), 0755), 0) << std::strerror(errno);
+  const Outcome outcome = in_child([&] {
+    const Disguised disguised(socket(), program);
+    if (::testing::Test::HasFailure()) return 1;
+    EXPECT_EQ(disguised.resident(false), 0U) << "and this process touched nothing";
+    EXPECT_EQ(disguised.resident(true), 0U) << "and this process touched nothing";
+    return ::testing::Test::HasFailure() ? 1 : 0;
+  });
+  EXPECT_TRUE(outcome.exited(0)) << outcome;
+  EXPECT_TRUE(bystander_.served());
 }
 
 // --- objects and mappings

@@ -38,7 +38,7 @@ TEST(PageTable, AnUntouchedTerabyteCostsNoMemory) {
   ASSERT_TRUE(table) << table.error().message();
   EXPECT_TRUE(table->claim(PageIndex{(std::uint64_t{1} << 28) - 1}));
   EXPECT_TRUE(table->claim(PageIndex{0}));
-  auto pages = kernel::PageMap::open(::getpid());
+  auto pages = kernel::PageMap::open(::getpid(), 0);
   ASSERT_TRUE(pages) << pages.error().message();
   const auto resident = pages->scan(table->address_for_test(), ByteCount{table->size().value()});
   ASSERT_TRUE(resident) << resident.error().message();
