@@ -45,13 +45,10 @@ void RangePopulateJob::step_soon() {
 }
 
 bool RangePopulateJob::step() {
+  if (ended_.load(std::memory_order_relaxed)) return true;
   const auto space = space_.lock();
   if (!space || space->dead()) {
     end(ESRCH);
-    return true;
-  }
-  if (cancelled_.load(std::memory_order_relaxed)) {
-    end(ECANCELED);
     return true;
   }
   if (at_ >= range_.end()) {
@@ -99,7 +96,7 @@ void RangePopulateJob::end(int error) {
     int none = 0;
     error_.compare_exchange_strong(none, error, std::memory_order_relaxed);
   }
-  if (!ended_.exchange(true, std::memory_order_release)) on_end_();
+  if (!ended_.exchange(true, std::memory_order_release)) std::exchange(on_end_, nullptr)();
 }
 
 }  // namespace faultline::space

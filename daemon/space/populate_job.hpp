@@ -3,7 +3,7 @@
 //
 // Life of a job: started; steps at the home of its space, or waiting for a page to come from its
 // file; ended, when it came to the end of the range, or was cancelled, or the space is gone. It
-// then says so, once.
+// then says so, once, and keeps nothing of its client's: what it waits for may never come.
 //
 // A page that cannot be had is counted, and passed over. What was unmapped meanwhile is too.
 //
@@ -11,6 +11,7 @@
 #pragma once
 
 #include <atomic>
+#include <cerrno>
 #include <functional>
 #include <memory>
 
@@ -36,7 +37,7 @@ class PopulateJob {
   virtual ~PopulateJob() = default;
 
   [[nodiscard]] virtual PopulateProgress progress() const = 0;
-  // It ends with its next step.
+  // Ends it, at once; a step that is under way is its last.
   virtual void cancel() = 0;
 };
 
@@ -49,7 +50,7 @@ class RangePopulateJob final : public PopulateJob,
                                             VaRange range, bool write, std::function<void()> ended);
 
   [[nodiscard]] PopulateProgress progress() const override;
-  void cancel() override { cancelled_.store(true, std::memory_order_relaxed); }
+  void cancel() override { end(ECANCELED); }
 
  private:
   RangePopulateJob(FaultWorker& home, const std::shared_ptr<AddressSpace>& space, VaRange range,
@@ -65,13 +66,12 @@ class RangePopulateJob final : public PopulateJob,
   const std::weak_ptr<AddressSpace> space_;
   const VaRange range_;
   const bool write_;
-  const std::function<void()> on_end_;
-  Vaddr at_;            // the home alone uses it
-  bool alone_ = false;  // the next step is of one page: a read of several failed
+  std::function<void()> on_end_;  // whoever ends it calls it, and lets go of what it holds
+  Vaddr at_;                      // the home alone uses it
+  bool alone_ = false;            // the next step is of one page: a read of several failed
   std::atomic<std::uint64_t> done_{0};
   std::atomic<std::uint64_t> failed_{0};
   std::atomic<int> error_{0};
-  std::atomic<bool> cancelled_{false};
   std::atomic<bool> ended_{false};
 };
 

@@ -112,5 +112,27 @@ TEST_F(SpaceServiceTest, SpacesAndUsersAreLimited) {
   EXPECT_EQ(one_user_more.error().code(), EUSERS);
 }
 
+// What a cancelled job holds, a descriptor of its client's, must not wait for what the client holds
+// up: it could have as many cancelled jobs as it likes.
+TEST_F(SpaceServiceTest, ACancelledJobEndsThoughItsWorkerIsHeldUp) {
+  const auto client = attach(1001);
+  ASSERT_TRUE(client);
+  const HeldUp held(*client);
+  auto holds = std::make_shared<int>(0);
+  const std::weak_ptr<int> held_by_job = holds;
+  std::atomic<int> ended{0};
+  const auto job =
+      RangePopulateJob::start(*client->worker, client->space.lock(),
+                              VaRange{Vaddr{std::uint64_t{1} << 40}, ByteCount{kBeaconBytes}},
+                              false, [&ended, holds = std::move(holds)] { ++ended; });
+  EXPECT_FALSE(job->progress().ended);
+  job->cancel();
+  job->cancel();
+  EXPECT_TRUE(job->progress().ended);
+  EXPECT_EQ(job->progress().error, ECANCELED);
+  EXPECT_EQ(ended, 1);
+  EXPECT_TRUE(held_by_job.expired());
+}
+
 }  // namespace
 }  // namespace faultline::space
