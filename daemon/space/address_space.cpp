@@ -526,12 +526,17 @@ Status AddressSpace::change(const VaRange& range, const std::function<void(Vma&)
   });
 }
 
+AddressSpace::Populated AddressSpace::nothing_at(Vaddr start) const {
+  const Vaddr next = vmas_.next_start(start).value_or(Vaddr{~std::uint64_t{0}});
+  return {.reached = std::max(next, start + kBasePage.bytes()) - start, .error = ENOENT};
+}
+
 AddressSpace::Populated AddressSpace::populate(Vaddr start, ByteCount most, bool write,
                                                memory::MemoryObject::Waiter waiter) {
   PageCount ready;
   {
     const VmaRef vma = vmas_.find(start);
-    if (!vma) return {.error = ENOENT};
+    if (!vma) return nothing_at(start);
     const PageIndex page = vma->page_at(start);
     const PageCount wanted = std::min(vma->page_size().pages(most), vma->end_page() - page);
     ready = vma->object->populate(page, wanted, std::move(waiter));
@@ -540,7 +545,7 @@ AddressSpace::Populated AddressSpace::populate(Vaddr start, ByteCount most, bool
   // In the turn, because an event must not be read before it has ended.
   return in_turn([&]() -> Populated {
     const VmaRef vma = vmas_.find(start);
-    if (!vma) return {.error = ENOENT};
+    if (!vma) return nothing_at(start);
     const Installed done = engine_.install(*vma, vma->page_at(start), ready, write);
     return {.reached = vma->page_size().bytes(done.reached), .error = done.error};
   });

@@ -153,7 +153,9 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   struct Populated {
     ByteCount reached{};
     bool waits = false;  // for the page, until the waiter is called
-    int error = 0;       // why the first page was not reached; ENOENT where no VMA is there
+    // Why the first page was not reached. ENOENT no VMA is there, nor in so much as is said to be
+    // reached; EFAULT the object had lost it: ask again.
+    int error = 0;
   };
   [[nodiscard]] Populated populate(Vaddr start, ByteCount most, bool write,
                                    memory::MemoryObject::Waiter waiter);
@@ -220,6 +222,7 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   // Gives the turn up, and answers what was collected in it, until nothing is left.
   void settle();
   [[nodiscard]] Leftovers answer(std::vector<Fault>& batch);
+  [[nodiscard]] Populated nothing_at(Vaddr start) const;
 
   memory::MemoryObject::Waiter park(const Fault& fault) override;
   void park_ends() override { waiting_.fetch_sub(1, std::memory_order_relaxed); }

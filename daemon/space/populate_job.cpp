@@ -1,5 +1,6 @@
 #include "daemon/space/populate_job.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -8,6 +9,8 @@ namespace faultline::space {
 namespace {
 // Of one step: what a fault may have to wait for.
 constexpr ByteCount kStep{std::uint64_t{512} << 10};
+// For a page that is torn out of its object as fast as it is supplied.
+constexpr unsigned kMostAttempts = 8;
 }  // namespace
 
 std::shared_ptr<PopulateJob> RangePopulateJob::start(FaultWorker& home,
@@ -62,13 +65,15 @@ bool RangePopulateJob::step() {
       [self = shared_from_this(), at = at_](memory::Supply supply) { self->came(at, supply); });
   if (result.waits) return true;  // came() goes on
   if (result.error == EAGAIN || result.error == ENOMEM) return false;
-  if (result.error == ENOENT) {
-    pass_over(kBasePage.bytes(), ECANCELED);
+  if (result.error == EFAULT && ++attempts_ < kMostAttempts) {
+    // It was torn out of the object. Next time it is supplied anew.
+  } else if (result.error == ENOENT) {
+    pass_over(std::min(result.reached, range_.end() - at_), ECANCELED);
   } else if (result.error != 0) {
     pass_over(kBasePage.bytes(), result.error);
   } else {
     done_.fetch_add(kBasePage.pages(result.reached).value(), std::memory_order_relaxed);
-    at_ = at_ + result.reached;
+    advance(result.reached);
   }
   step_soon();
   return true;
@@ -88,7 +93,12 @@ void RangePopulateJob::pass_over(ByteCount length, int error) {
   failed_.fetch_add(kBasePage.pages(length).value(), std::memory_order_relaxed);
   int none = 0;
   error_.compare_exchange_strong(none, error, std::memory_order_relaxed);
+  advance(length);
+}
+
+void RangePopulateJob::advance(ByteCount length) {
   at_ = at_ + length;
+  attempts_ = 0;
 }
 
 void RangePopulateJob::end(int error) {

@@ -132,6 +132,13 @@ bool VmaTree::covers(const VaRange& range) const {
   return covered >= range.end();
 }
 
+std::optional<Vaddr> VmaTree::next_start(Vaddr address) const {
+  const epoch::Domain::Section section(domain_);
+  const auto entry = tree_.view().first_from(address.value());
+  if (!entry) return std::nullopt;
+  return Vaddr{entry->start};
+}
+
 std::size_t VmaTree::size() const {
   const epoch::Domain::Section section(domain_);
   return tree_.view().size();

@@ -18,6 +18,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "daemon/epoch/domain.hpp"
@@ -70,6 +71,8 @@ class VmaTree {
   // The pieces of VMAs in [start, end).
   [[nodiscard]] std::vector<Vma> overlapping(Vaddr start, Vaddr end) const;
   [[nodiscard]] bool covers(const VaRange& range) const;
+  // Where the first VMA behind an address in none begins; nothing where there is no more.
+  [[nodiscard]] std::optional<Vaddr> next_start(Vaddr address) const;
   [[nodiscard]] std::size_t size() const;
   [[nodiscard]] bool empty() const { return size() == 0; }
 

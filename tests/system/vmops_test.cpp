@@ -799,6 +799,31 @@ TEST_P(VmOpsOfAllKinds, AJobTellsHowFarItIsAndWhenItHasEnded) {
   EXPECT_TRUE(ended(fl_job_fd(job.get()))) << "it stays readable";
 }
 
+// What was discarded of an object is zeroes, which are there for the asking.
+TEST_P(VmOpsOfAllKinds, ARangeThatWasDiscardedIsPopulatedAnew) {
+  if (!shared()) GTEST_SKIP() << "private pages are no content of the object's";
+  fill(page(memory_, 0, 4), kMine);
+  ASSERT_EQ(fl_discard(client_, memory_.data(), 4 * kPage, FL_DISCARD_CONTENT), 0)
+      << fl_last_error();
+  for (const std::uint32_t flags : {std::uint32_t{0}, std::uint32_t{FL_POPULATE_WRITE}}) {
+    EXPECT_EQ(fl_populate(client_, memory_.data(), memory_.size(), flags), 0) << fl_last_error();
+  }
+  EXPECT_EQ(stats_of(client_, memory_.data()).resident_bytes, memory_.size());
+}
+
+// Nothing of it is there any more: to pass it over takes no step for each of its pages.
+TEST_F(VmOps, AJobWhoseMappingIsGoneEndsSoonHoweverLargeItWas) {
+  constexpr std::size_t kLarge = std::size_t{1} << 41;
+  const auto memory = map(create(client_, kLarge), kLarge, FL_MAP_SHARED);
+  const Job job = start(client_, memory);
+  ASSERT_NE(job, nullptr);
+  ASSERT_EQ(fl_unmap(client_, memory.data(), memory.size()), 0) << fl_last_error();
+  EXPECT_TRUE(ended(fl_job_fd(job.get())));
+  const fl_progress progress = progress_of(job);
+  EXPECT_EQ(progress.pages_done + progress.pages_failed, kLarge / kPage);
+  EXPECT_EQ(progress.error, -ECANCELED);
+}
+
 // The file lost its second half: what is there comes, and the job says what did not.
 TEST_F(VmOps, AJobTellsWhichPagesCouldNotBeHad) {
   const PatternFile file(16 * kPage);
