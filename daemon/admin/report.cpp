@@ -152,6 +152,7 @@ json describe(const SpaceSnapshot& space) {
   out["command"] = space.owner.pid == 0 ? "" : kernel::process_name(space.owner.pid);
   out["mappings"] = space.vmas.size();
   out["waiting_faults"] = space.waiting_faults;
+  out["answering"] = space.answering;
   return out;
 }
 

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "daemon/kernel/hole_guard.hpp"
+
 namespace faultline::memory {
 
 namespace {
@@ -35,6 +37,7 @@ bool valid_object_name(std::string_view name) {
 Status ObjectDirectory::start() {
   const std::lock_guard lock(mutex_);
   if (auto own = pagers_.of(::geteuid()); !own) return propagate(own);
+  if (auto guard = kernel::HoleGuard::of_process(); !guard) return propagate(guard);
   return {};
 }
 

@@ -658,7 +658,8 @@ SpaceSnapshot AddressSpace::snapshot() const {
                          {},
                          counters(),
                          past_ahead_unused_.load(std::memory_order_relaxed),
-                         waiting_.load(std::memory_order_relaxed)};
+                         waiting_.load(std::memory_order_relaxed),
+                         answering_.load(std::memory_order_acquire)};
   std::set<const VmaActivity*> counted;  // the pieces of a cut mapping share theirs
   for (const Vma& vma : vmas_.all()) {
     snapshot.vmas.push_back(show(vma));

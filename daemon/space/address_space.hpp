@@ -86,6 +86,8 @@ struct SpaceSnapshot {
   FaultCounters counters;
   std::uint64_t ahead_unused = 0;
   std::size_t waiting_faults = 0;
+  // Batches of answers under way; what they do is not all in the counters yet.
+  std::size_t answering = 0;
 };
 
 class AddressSpace;

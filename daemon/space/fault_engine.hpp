@@ -35,9 +35,9 @@ struct Fault {
   bool write_protect = false;
   bool minor = false;
   bool counted = false;
-  bool again = false;    // it could not be answered when it was read
-  bool alone = false;    // ask for this page only: a read of more had failed
-  bool refused = false;  // its page cannot be supplied
+  bool again = false;     // it could not be answered when it was read
+  bool alone = false;     // ask for this page only: a read of more had failed
+  bool refused = false;   // its page cannot be supplied
   unsigned attempts = 0;  // at a page that is there, and yet cannot be mapped
 };
 

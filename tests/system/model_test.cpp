@@ -921,6 +921,18 @@ class Conductor {
     return true;
   }
 
+  // Until the daemon has ended what it began to answer this process with.
+  void wait_for_answers(const Process& process) const {
+    const bool ended = eventually([&] {
+      const auto answer = daemon_.ask(wire::AdminQuery::spaces);
+      const auto& spaces = answer["spaces"];
+      return std::none_of(spaces.begin(), spaces.end(), [&](const auto& space) {
+        return space["pid"] == process.pid && space["answering"] != 0;
+      });
+    });
+    if (!ended) fail(process, "is being answered without an end");
+  }
+
   // A bit for each page that is mapped and no page of an object's, see proc_pid_pagemap(5).
   static std::uint64_t own_pages(const Process& process, const ModelMapping& mapping) {
     constexpr std::uint64_t kPresent = std::uint64_t{1} << 63;
@@ -946,8 +958,7 @@ class Conductor {
   // page private.
   void check_own(const Process& process, ModelMapping& mapping, std::size_t may_copy) const {
     // The writer goes on as soon as its own page is there, while the daemon may be copying still.
-    // It answers this when it has done so.
-    if (may_copy < mapping.pages) (void)daemon_.ask(wire::AdminQuery::spaces);
+    if (may_copy < mapping.pages) wait_for_answers(process);
     const std::uint64_t own = own_pages(process, mapping);
     for (std::size_t page = 0; page < mapping.pages; ++page) {
       if ((own >> page & 1) == 0 || mapping.own.contains(page)) continue;
