@@ -205,6 +205,10 @@ void AddressSpace::take_back(Leftovers& left) {
   }
   if (left.later.empty()) return;
   for (Fault& fault : left.later) {
+    if (deferred_.size() >= kMostWaiting) {
+      engine_.wake(fault);
+      continue;
+    }
     fault.again = true;
     deferred_.push_back(fault);
   }

@@ -120,6 +120,9 @@ class SpaceHost {
 class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private FaultParking {
  public:
   static constexpr std::size_t kMaxVmas = 65'536;
+  // Faults that are kept until they can be answered. A thread can leave one behind by a signal, and
+  // raise the next; those beyond are woken, and so raised again.
+  static constexpr std::size_t kMostWaiting = 4'096;
 
   // beacon: the page that is answered with the space's cookie; nothing where the client has none.
   AddressSpace(SpaceId id, Owner owner, kernel::Userfaultfd uffd,
@@ -228,6 +231,9 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
 
   memory::MemoryObject::Waiter park(const Fault& fault) override;
   void park_ends() override { waiting_.fetch_sub(1, std::memory_order_relaxed); }
+  [[nodiscard]] bool full() const override {
+    return waiting_.load(std::memory_order_relaxed) >= kMostWaiting;
+  }
   void resume(Fault fault, memory::Supply supply);
 
   // --- in the turn

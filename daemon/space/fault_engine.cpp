@@ -40,7 +40,10 @@ Answer FaultEngine::answer(Fault& fault) {
 
 Answer FaultEngine::answer_in(const Vma& vma, Fault& fault, FaultCounters& done) {
   const PageIndex page = vma.page_at(fault.address);
-  if (fault.refused) return poison(vma, page, "its pager could not supply it", done);
+  if (fault.refused && fault.waited_for_object == vma.object->id() &&
+      fault.waited_for_page == page) {
+    return poison(vma, page, "its pager could not supply it", done);
+  }
   if (vma.sharing == Sharing::shared || !fault.write) return map_page(vma, page, fault, done);
   if (!can_record_breaks(vma)) return Answer::later;
   if (fault.write_protect) return unprotect_page(vma, page, fault, done);
@@ -55,6 +58,10 @@ Answer FaultEngine::answer_beacon(const Fault& fault) {
   if (result.error == ESRCH) return Answer::dead;
   if (result.error != 0) uffd_.wake(fault.address, kBasePage.bytes());
   return Answer::done;
+}
+
+void FaultEngine::wake(const Fault& fault) const {
+  uffd_.wake(kBasePage.round_down(fault.address), kBasePage.bytes());
 }
 
 Answer FaultEngine::answer_unknown(const Fault& fault) {
@@ -171,10 +178,15 @@ Answer FaultEngine::poison(const Vma& vma, PageIndex page, const char* reason,
   }
 }
 
-PageCount FaultEngine::supply(const Vma& vma, PageIndex page, PageCount wanted,
-                              const Fault& fault) {
+PageCount FaultEngine::supply(const Vma& vma, PageIndex page, PageCount wanted, Fault& fault) {
   const PageCount resident = vma.object->pages().run(page, wanted, memory::PageState::resident);
   if (resident == wanted) return resident;
+  if (vma.object->from_file() && parking_.full()) {
+    if (resident == PageCount{0}) wake(fault);
+    return resident;
+  }
+  fault.waited_for_object = vma.object->id();
+  fault.waited_for_page = page;
   const PageCount ready = vma.object->populate(page, wanted, parking_.park(fault));
   if (ready > PageCount{0}) parking_.park_ends();
   return ready;

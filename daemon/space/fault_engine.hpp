@@ -35,9 +35,12 @@ struct Fault {
   bool write_protect = false;
   bool minor = false;
   bool counted = false;
-  bool again = false;     // it could not be answered when it was read
-  bool alone = false;     // ask for this page only: a read of more had failed
-  bool refused = false;   // its page cannot be supplied
+  bool again = false;    // it could not be answered when it was read
+  bool alone = false;    // ask for this page only: a read of more had failed
+  bool refused = false;  // its page cannot be supplied
+  // Which page it waited for: another mapping may be there when it comes back.
+  ObjectId waited_for_object{};
+  PageIndex waited_for_page{};
   unsigned attempts = 0;  // at a page that is there, and yet cannot be mapped
 };
 
@@ -59,6 +62,8 @@ class FaultParking {
   // The fault waits from now on, until what is returned is called or park_ends is.
   virtual memory::MemoryObject::Waiter park(const Fault& fault) = 0;
   virtual void park_ends() = 0;
+  // No more faults are to wait.
+  [[nodiscard]] virtual bool full() const = 0;
 };
 
 class FaultEngine {
@@ -80,6 +85,8 @@ class FaultEngine {
   [[nodiscard]] Answer answer(Fault& fault);
   // To a fault whose address is no VMA's, and will not be. Never unknown.
   [[nodiscard]] Answer answer_unknown(const Fault& fault);
+  // Instead of an answer: the thread faults again, where it still waits at all.
+  void wake(const Fault& fault) const;
   // Poisons what the kernel would make zeroes of once nobody serves the VMA. Never unknown.
   [[nodiscard]] Answer poison_what_is_only_in_the_file(const Vma& vma);
 
@@ -100,7 +107,7 @@ class FaultEngine {
   // The answer to an error at the very page that faulted.
   Answer after_error(const Vma& vma, PageIndex page, Fault& fault, int error, FaultCounters& done);
   // How many of wanted pages are resident from page on; 0: the fault waits.
-  PageCount supply(const Vma& vma, PageIndex page, PageCount wanted, const Fault& fault);
+  PageCount supply(const Vma& vma, PageIndex page, PageCount wanted, Fault& fault);
   bool can_record_breaks(const Vma& vma) const;
   void count(const Vma& vma, Fault& fault, FaultCounters& done) const;
   void count_breaks(const Vma& vma, PageIndex page, const Installed& made,

@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -69,20 +71,24 @@ class AddressSpaceTest : public ::testing::Test {
     space_.reset();
   }
 
-  void* map() {
-    void* memory = ::mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED,
-                          object_->memfd().writable_fd(), 0);
+  void* map() { return map_at(nullptr, object_); }
+  void* map_at(void* address, const std::shared_ptr<memory::MemoryObject>& object) {
+    void* memory = ::mmap(address, kPage, PROT_READ | PROT_WRITE, MAP_SHARED,
+                          object->memfd().writable_fd(), 0);
     EXPECT_NE(memory, MAP_FAILED);
     MapRequest request;
     request.address = Vaddr{reinterpret_cast<std::uintptr_t>(memory)};
     request.length = ByteCount{kPage};
-    request.object = object_;
+    request.object = object;
     const Status mapped = space_->map(request);
     EXPECT_TRUE(mapped) << mapped.error().message();
     return memory;
   }
   [[nodiscard]] bool knows(void* memory) const {
     return space_->vma_at(Vaddr{reinterpret_cast<std::uintptr_t>(memory)}).has_value();
+  }
+  void open_letters() {
+    for (kernel::Mailbox::Letter& letter : host_.mailbox()->take()) letter();
   }
   void wait_for_an_event() const {
     pollfd readable{watched_.get(), POLLIN, 0};
@@ -161,6 +167,34 @@ class HeldAnswer {
   EventFeed::Subscription watching_;
 };
 
+// No read of a file begins before it is released.
+class HeldPager {
+ public:
+  HeldPager() : pager_(memory::FilePager::create().value()) {
+    pager_->mailbox_for_test().post(
+        [released = release_.get_future().share()] { released.wait(); });
+  }
+  HeldPager(const HeldPager&) = delete;
+  HeldPager& operator=(const HeldPager&) = delete;
+  ~HeldPager() { release(); }
+
+  std::shared_ptr<memory::MemoryObject> object(UniqueFd file) {
+    memory::ObjectSpec spec;
+    spec.content_size = ByteCount{kPage};
+    spec.file =
+        memory::FileSource{kernel::ForeignFd{std::move(file)}, ByteCount{0}, ByteCount{kPage}};
+    return *memory::MemoryObject::create(ObjectId{2}, std::move(spec), pager_.get());
+  }
+  void release() {
+    if (!std::exchange(is_released_, true)) release_.set_value();
+  }
+
+ private:
+  std::promise<void> release_;
+  bool is_released_ = false;
+  std::unique_ptr<memory::FilePager> pager_;
+};
+
 std::thread toucher(void* memory) {
   return std::thread([memory] { *static_cast<volatile std::byte*>(memory) = std::byte{1}; });
 }
@@ -219,6 +253,56 @@ TEST_F(AddressSpaceTest, WhileAnAnswerIsUnderWayMessagesAreReadOneAtATime) {
   answering.join();
   first.join();
   EXPECT_EQ(space_->settled_snapshot().counters.missing + space_->counters().minor, 3U);
+}
+
+// A thread that waits for its page leaves by a signal and faults again, as often as its client
+// likes; the page may never come.
+TEST_F(AddressSpaceTest, AThreadThatFaultsAgainAndAgainDoesNotFillTheMemory) {
+  struct sigaction nothing {};
+  nothing.sa_handler = [](int) {};
+  ASSERT_EQ(::sigaction(SIGUSR1, &nothing, nullptr), 0);
+  HeldPager pager;
+  UniqueFd file{::memfd_create("file", MFD_CLOEXEC)};
+  ASSERT_EQ(::ftruncate(file.get(), kPage), 0);
+  void* const memory = map_at(nullptr, pager.object(std::move(file)));
+  std::atomic<bool> touched{false};
+  std::thread touching([&] {
+    (void)*static_cast<volatile std::byte*>(memory);
+    touched = true;
+  });
+  for (std::size_t i = 0; i < 3 * AddressSpace::kMostWaiting; ++i) {
+    wait_for_an_event();
+    ASSERT_TRUE(space_->serve());
+    ASSERT_LE(space_->snapshot().waiting_faults, AddressSpace::kMostWaiting);
+    ASSERT_EQ(::pthread_kill(touching.native_handle(), SIGUSR1), 0);
+  }
+  pager.release();
+  while (!touched) {
+    open_letters();
+    space_->serve();
+  }
+  touching.join();
+}
+
+// A page that could not be had was another object's, which stood there when it was asked for.
+TEST_F(AddressSpaceTest, AFailureToReadAFileIsNotThatOfWhatIsMappedThereNow) {
+  HeldPager pager;
+  // Of a directory no read succeeds.
+  void* const memory =
+      map_at(nullptr, pager.object(UniqueFd{::open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC)}));
+  std::thread touching = toucher(memory);
+  wait_for_an_event();
+  ASSERT_TRUE(space_->serve());
+  ASSERT_EQ(space_->snapshot().waiting_faults, 1U);
+  std::thread unmapping([&] { ::munmap(memory, kPage); });
+  host_.wait_until([&] { return !knows(memory); });
+  unmapping.join();
+  ASSERT_EQ(map_at(memory, object_), memory);
+
+  pager.release();
+  while (space_->snapshot().waiting_faults != 0) open_letters();
+  touching.join();
+  EXPECT_EQ(space_->counters().poisoned, 0U);
 }
 
 }  // namespace
