@@ -458,11 +458,18 @@ std::optional<Vma> AddressSpace::vma_of(const kernel::KernelMapping& there, Vadd
 Status AddressSpace::rediscover(const VaRange& range) {
   return in_turn([&]() -> Status {
     if (dead()) return fail(ESRCH, "following a mapping of an address space that is gone");
+    if (const int unsettled = come_to_rest(); unsettled != 0) {
+      return fail(unsettled, "looking for unreported mappings");
+    }
+    std::size_t found_here = 0;
     for (Vaddr at = range.start; at < range.end();) {
-      if (auto found = discover(at); !found) {
+      if (const VmaRef known = vmas_.find(at)) {
+        at = known->end;
+      } else if (found_here++ == kMostFoundAtOnce) {
+        return fail(EAGAIN, "looking for many unreported mappings");
+      } else if (auto found = discover(at); !found) {
         return found.error().code() == EFAULT ? fail(ENOENT, found.error().message()) : found;
       }
-      at = vmas_.find(at)->end;
     }
     return {};
   });

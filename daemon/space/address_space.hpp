@@ -123,6 +123,8 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   // Faults that are kept until they can be answered. A thread can leave one behind by a signal, and
   // raise the next; those beyond are woken, and so raised again.
   static constexpr std::size_t kMostWaiting = 4'096;
+  // Unreported mappings that one step takes in: it keeps others of the same home waiting.
+  static constexpr std::size_t kMostFoundAtOnce = 64;
 
   // beacon: the page that is answered with the space's cookie; nothing where the client has none.
   AddressSpace(SpaceId id, Owner owner, kernel::Userfaultfd uffd,
@@ -152,7 +154,8 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   Status advise(const VaRange& range, Advice advice);
   // Takes in what the kernel has in the range and is not known: the client grew or copied a mapping
   // with mremap(2), of which the kernel tells nothing. Errors: ENOENT there is a part that is no
-  // mapping of an object that the client has open or mapped; ENOTTY an older kernel; ESRCH; EAGAIN.
+  // mapping of an object that the client has open or mapped; ENOTTY an older kernel; ESRCH; EAGAIN,
+  // also where kMostFoundAtOnce were taken in, and there may be more.
   Status rediscover(const VaRange& range);
   // One step of a populate: makes at most so much from start on resident, and maps it.
   struct Populated {

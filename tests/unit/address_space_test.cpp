@@ -305,5 +305,35 @@ TEST_F(AddressSpaceTest, AFailureToReadAFileIsNotThatOfWhatIsMappedThereNow) {
   EXPECT_EQ(space_->counters().poisoned, 0U);
 }
 
+// A client can make mappings that nobody is told of by the ten thousand. To take them all in is not
+// one step, which would keep everybody else who is at home there waiting.
+TEST_F(AddressSpaceTest, SoManyUnreportedMappingsAreTakenInAtATime) {
+  space_->set_pid(::getpid());
+  constexpr std::size_t kCopies = 3 * AddressSpace::kMostFoundAtOnce;
+  auto* const original = static_cast<std::byte*>(map());
+  auto* const copies = static_cast<std::byte*>(
+      ::mmap(nullptr, kCopies * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  std::atomic<bool> copied{false};
+  std::thread copying([&] {
+    for (std::size_t i = 0; i < kCopies; ++i) {
+      EXPECT_NE(::mremap(original, 0, kPage, MREMAP_MAYMOVE | MREMAP_FIXED, copies + i * kPage),
+                MAP_FAILED);
+    }
+    copied = true;
+  });
+  while (!copied) space_->serve();
+  copying.join();
+
+  const VaRange all{Vaddr{reinterpret_cast<std::uintptr_t>(copies)}, ByteCount{kCopies * kPage}};
+  std::size_t steps = 1;
+  Status found = space_->rediscover(all);
+  for (; !found && steps <= kCopies; ++steps) {
+    ASSERT_EQ(found.error().code(), EAGAIN) << found.error().message();
+    found = space_->rediscover(all);
+  }
+  EXPECT_TRUE(space_->covers(all));
+  EXPECT_GE(steps, 3U);
+}
+
 }  // namespace
 }  // namespace faultline::space
