@@ -34,7 +34,8 @@ Status EventSignal::signal(const ForeignFd& eventfd) {
   if (const int result = ::io_uring_register_eventfd(&ring_, eventfd.get()); result < 0) {
     return fail(-result, "registering a client's eventfd");
   }
-  ::io_uring_prep_nop(::io_uring_get_sqe(&ring_));
+  // None: the last one could not be submitted, and waits in the queue of one. It does as well.
+  if (io_uring_sqe* const entry = ::io_uring_get_sqe(&ring_)) ::io_uring_prep_nop(entry);
   // Completes before it returns, and signals with it.
   const int submitted = ::io_uring_submit(&ring_);
   ::io_uring_cq_advance(&ring_, ::io_uring_cq_ready(&ring_));
