@@ -94,7 +94,10 @@ void FaultWorker::run() {
     }
   }
   mailbox_->close();
-  for (const auto& space : spaces_) space->abandon();
+  for (const auto& space : spaces_) {
+    space->abandon();
+    (void)space->wind_up();  // or its client would have to do something for them to complete
+  }
   // What is in flight refers to this object and to spaces: see every completion before they go.
   ring_->cancel(mail_);
   ring_->cancel(sweep_timer_);
