@@ -24,12 +24,6 @@ struct Walk {
   int warm_up;    // unmeasured rounds: memory never used before is slow to get
 };
 
-double own_cpu_seconds() {
-  timespec time{};
-  (void)::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
-  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
-}
-
 // What one round took, beside the time on the clock.
 struct Cost {
   std::vector<double> client_ms;
@@ -83,13 +77,13 @@ class Race {
   }
 
   void measure(Bytes bytes, std::vector<double>& rates, Cost& cost) {
-    const double client_cpu = own_cpu_seconds();
-    const double daemon_cpu = daemon_.cpu_seconds();
+    const double client_cpu = own_usage().cpu_seconds;
+    const double daemon_cpu = usage_of(daemon_.pid()).cpu_seconds;
     const auto start = Clock::now();
     walk_.touch(bytes);
     const double seconds = seconds_since(start);
-    cost.client_ms.push_back((own_cpu_seconds() - client_cpu) * 1e3);
-    cost.daemon_ms.push_back((daemon_.cpu_seconds() - daemon_cpu) * 1e3);
+    cost.client_ms.push_back((own_usage().cpu_seconds - client_cpu) * 1e3);
+    cost.daemon_ms.push_back((usage_of(daemon_.pid()).cpu_seconds - daemon_cpu) * 1e3);
     rates.push_back(static_cast<double>(bytes.size()) / kGiB / seconds);
   }
 

@@ -46,6 +46,7 @@ std::vector<Result> shared_read(const Options& options);
 std::vector<Result> shared_write(const Options& options);
 std::vector<Result> private_write(const Options& options);
 std::vector<Result> fault_latency(const Options& options);
+std::vector<Result> parallel_faults(const Options& options);
 std::vector<Result> daemon_memory(const Options& options);
 std::vector<Result> tree(const Options& options);
 

@@ -2,12 +2,14 @@
 #include "bench/machine.hpp"
 
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdint>
 #include <cstdlib>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -63,6 +65,14 @@ void for_each_thread(pid_t pid, Do action) {
   }
 }
 
+double seconds_on(clockid_t clock) {
+  timespec time{};
+  if (::clock_gettime(clock, &time) != 0) {
+    throw std::system_error(errno, std::generic_category(), "clock_gettime");
+  }
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+}
+
 double kib(const std::string& text) {
   return static_cast<double>(std::strtoull(text.c_str(), nullptr, 10)) * 1024;
 }
@@ -100,6 +110,28 @@ std::string status_of(pid_t pid, const std::string& field) {
 
 double status_bytes(pid_t pid, const std::string& field) {
   return kib(status_of(pid, field));
+}
+
+Usage usage_of(pid_t pid) {
+  clockid_t clock{};
+  if (const int error = ::clock_getcpuclockid(pid, &clock); error != 0) {
+    throw std::system_error(error, std::generic_category(), "clock_getcpuclockid");
+  }
+  Usage usage{.cpu_seconds = seconds_on(clock)};
+  for_each_thread(pid, [&](pid_t thread) {
+    const auto number = [&](const char* field) {
+      return std::strtod(status_of(thread, field).c_str(), nullptr);
+    };
+    usage.switches += number("voluntary_ctxt_switches") + number("nonvoluntary_ctxt_switches");
+  });
+  return usage;
+}
+
+Usage own_usage() {
+  rusage used{};
+  (void)::getrusage(RUSAGE_SELF, &used);
+  return {seconds_on(CLOCK_PROCESS_CPUTIME_ID),
+          static_cast<double>(used.ru_nvcsw + used.ru_nivcsw)};
 }
 
 std::vector<unsigned> allowed_cpus() {

@@ -19,6 +19,18 @@ std::string status_of(pid_t pid, const std::string& field);
 // The same where it is a number of KiB, in bytes.
 double status_bytes(pid_t pid, const std::string& field);
 
+// What a process has used by now.
+struct Usage {
+  double cpu_seconds = 0;
+  double switches = 0;  // of context; of threads that live
+  [[nodiscard]] Usage since(const Usage& before) const {
+    return {cpu_seconds - before.cpu_seconds, switches - before.switches};
+  }
+};
+Usage usage_of(pid_t pid);
+// Of this process, with the switches of threads that have ended.
+Usage own_usage();
+
 // The CPUs that this thread may run on.
 std::vector<unsigned> allowed_cpus();
 // The CPU on which the busiest thread of the process last ran.

@@ -37,6 +37,8 @@ constexpr std::array kBenchmarks{
               faultline::bench::private_write},
     Benchmark{"fault_latency", "single read faults at random, against a pipe round trip",
               faultline::bench::fault_latency},
+    Benchmark{"parallel_faults", "faults of several threads, against one worker and a bare pager",
+              faultline::bench::parallel_faults},
     Benchmark{"daemon_memory", "the daemon's own memory for what it manages",
               faultline::bench::daemon_memory},
     Benchmark{"tree", "the interval tree, against locked maps and liburcu", faultline::bench::tree},
@@ -45,7 +47,7 @@ constexpr std::array kBenchmarks{
 std::string footer() {
   std::string text = "BENCHMARKS\n";
   for (const Benchmark& benchmark : kBenchmarks) {
-    text += fmt::format("  {:<14}  {}\n", benchmark.name, benchmark.help);
+    text += fmt::format("  {:<15}  {}\n", benchmark.name, benchmark.help);
   }
   return text +
          "\nEXIT STATUS\n"

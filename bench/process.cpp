@@ -13,7 +13,6 @@
 
 #include <cerrno>
 #include <cstdlib>
-#include <ctime>
 #include <exception>
 #include <fstream>
 #include <iostream>
@@ -47,7 +46,7 @@ void end(pid_t pid, int signal) {
 
 }  // namespace
 
-Daemon::Daemon(const std::string& binary)
+Daemon::Daemon(const std::string& binary, const std::vector<std::string>& arguments)
     : directory_(make_directory()), socket_((directory_ / "run" / "faultlined.sock").string()) {
   // It says "ready" as it would to systemd, see sd_notify(3).
   const UniqueFd notify{::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)};
@@ -67,7 +66,12 @@ Daemon::Daemon(const std::string& binary)
     ::dup2(log, STDOUT_FILENO);
     ::dup2(log, STDERR_FILENO);
     ::setenv("NOTIFY_SOCKET", notify_path.c_str(), 1);
-    ::execl(binary.c_str(), binary.c_str(), "--socket", socket_.c_str(), nullptr);
+    std::vector<std::string> line{binary, "--socket", socket_};
+    line.insert(line.end(), arguments.begin(), arguments.end());
+    std::vector<char*> argv;
+    for (std::string& word : line) argv.push_back(word.data());
+    argv.push_back(nullptr);
+    ::execv(binary.c_str(), argv.data());
     ::_exit(127);
   }
   constexpr int kStartWithinMs = 20'000;
@@ -98,16 +102,6 @@ std::string Daemon::log() const {
   std::ostringstream text;
   text << in.rdbuf();
   return text.str();
-}
-
-double Daemon::cpu_seconds() const {
-  clockid_t clock{};
-  timespec time{};
-  if (const int error = ::clock_getcpuclockid(pid_, &clock); error != 0) {
-    throw std::system_error(error, std::generic_category(), "clock_getcpuclockid of the daemon");
-  }
-  if (::clock_gettime(clock, &time) != 0) throw_errno("clock_gettime of the daemon");
-  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
 }
 
 Pipe::Pipe() {

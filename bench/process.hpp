@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "faultline/wire/unique_fd.hpp"
 
@@ -16,15 +17,13 @@ namespace faultline::bench {
 // A faultlined of the benchmark's own, ready, on a socket of its own.
 class Daemon {
  public:
-  explicit Daemon(const std::string& binary);
+  explicit Daemon(const std::string& binary, const std::vector<std::string>& arguments = {});
   Daemon(const Daemon&) = delete;
   Daemon& operator=(const Daemon&) = delete;
   ~Daemon();
 
   [[nodiscard]] const std::string& socket() const { return socket_; }
   [[nodiscard]] pid_t pid() const { return pid_; }
-  // CPU time it has used, in seconds.
-  [[nodiscard]] double cpu_seconds() const;
 
  private:
   [[nodiscard]] std::string log() const;
