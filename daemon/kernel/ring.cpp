@@ -42,6 +42,7 @@ Status Ring::own() {
 }
 
 void Ring::submit() {
+  if (::io_uring_sq_ready(&ring_) == 0) return;
   ::io_uring_submit(&ring_);
 }
 

@@ -89,8 +89,14 @@ void AddressSpace::on_readable(int revents) {
   if (dead()) return;
   // Cleared by the client, by a descriptor that it kept: poll(2) tells nothing of it then.
   if (revents < 0 || (revents & POLLERR) != 0) uffd_.make_nonblocking();
+  if (!host_->stay(*this)) home_wants_to_listen_.store(true, std::memory_order_relaxed);
+  const Served served = serve();
+  if (served.messages > 0 && !served.events) host_->answered(*this);
+}
+
+void AddressSpace::rest() {
   home_wants_to_listen_.store(true, std::memory_order_relaxed);
-  if (serve()) host_->answered();
+  (void)serve();
 }
 
 void AddressSpace::start_retry_timer() {
@@ -118,15 +124,29 @@ bool AddressSpace::wind_up() {
 
 // --- the turn
 
-bool AddressSpace::serve() {
-  if (dead() || !turn_.try_begin()) return false;
+AddressSpace::Served AddressSpace::look() {
+  if (dead() || !turn_.try_begin_unasked()) return {};
+  return read_and_answer();
+}
+
+AddressSpace::Served AddressSpace::serve() {
+  if (dead() || !turn_.try_begin()) return {};
+  return read_and_answer();
+}
+
+AddressSpace::Served AddressSpace::read_and_answer() {
+  const bool beside_others = answering_.load(std::memory_order_relaxed) != 0;
+  const std::uint64_t events_before = events_;
   const std::size_t messages = read_messages();
+  const bool events = events_ != events_before;
   settle();
-  return messages > 0;
+  return {messages, beside_others, events};
 }
 
 void AddressSpace::settle() {
-  std::vector<Fault> batch;
+  // One a thread, which keeps what it has allocated: so a fault allocates nothing. While it holds
+  // faults, nothing that is called from here comes back here.
+  static thread_local std::vector<Fault> batch;
   for (;;) {
     for (unsigned round = 0;; ++round) {
       batch.swap(pending_);
@@ -265,9 +285,7 @@ std::size_t AddressSpace::read_messages() {
     const bool faults_alone = pending_.size() - faults_before == *count;
     if (*count == 0 || (faults_alone && (!alone || *count < room.size()))) break;
   }
-  if (pending_.size() > 1 && std::this_thread::get_id() == home_) {
-    host_->ask_for_help(*this, pending_.size() - 1);
-  }
+  if (total > 0) reads_.fetch_add(1, std::memory_order_relaxed);
   return total;
 }
 
@@ -281,8 +299,10 @@ void AddressSpace::take(const uffd_msg& message) {
         .write_protect = (fault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0,
         .minor = (fault.flags & UFFD_PAGEFAULT_FLAG_MINOR) != 0,
     });
+    crowd_.add(pending_.back().thread);
     return;
   }
+  ++events_;
   wait_for_answers_under_way();
   switch (message.event) {
     case UFFD_EVENT_FORK:

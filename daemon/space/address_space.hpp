@@ -2,11 +2,12 @@
 // change while an answer to a fault is under way that the change would make wrong.
 //
 // Life of a message:
-//   1. The userfaultfd is readable. A worker that comes for it takes the turn, or leaves it to the
+//   1. The userfaultfd is readable. The home's ring tells; or workers that stay with the space for
+//   a
+//      while look by themselves (fault_worker.hpp). Who comes takes the turn, or leaves it to the
 //      worker that has it.
 //   2. In the turn messages are read. Events (fork, unmap, remap, remove) are carried out at once,
-//   in
-//      order; faults are collected.
+//      in order; faults are collected.
 //   3. The turn is given up, then the faults are answered (fault_engine.hpp), while other workers
 //      read and answer others.
 //   4. What cannot be answered yet is kept: a page that is read from its file comes back through
@@ -52,6 +53,7 @@
 #include "daemon/kernel/process.hpp"
 #include "daemon/kernel/ring.hpp"
 #include "daemon/kernel/userfaultfd.hpp"
+#include "daemon/space/crowd.hpp"
 #include "daemon/space/departed.hpp"
 #include "daemon/space/fault_engine.hpp"
 #include "daemon/space/handle_table.hpp"
@@ -109,10 +111,11 @@ class SpaceHost {
   virtual kernel::Ring& ring() = 0;
   virtual std::shared_ptr<kernel::Mailbox> mailbox() = 0;
   virtual SpaceId next_space_id() = 0;
-  // Home: faults were answered just now.
-  virtual void answered() = 0;
-  // Home: there is more to answer than one thread does at a time; so many others would help.
-  virtual void ask_for_help(AddressSpace& space, std::size_t helpers) = 0;
+  // Home: it is about to read. True: faults come so close together that the host stays, and calls
+  // look() from now on until it calls rest().
+  virtual bool stay(AddressSpace& space) = 0;
+  // Home: faults, and no events, were read and answered just now.
+  virtual void answered(AddressSpace& space) = 0;
   // A fork: sees to it that the child is started, by this host or another. Any thread.
   virtual void adopt(std::shared_ptr<AddressSpace> child) = 0;
 };
@@ -141,9 +144,20 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   [[nodiscard]] const std::shared_ptr<HandleTable>& handles() const { return handles_; }
   [[nodiscard]] kernel::Userfaultfd::Features features() const { return uffd_.features(); }
 
-  // Reads what is there and answers it; false where there was nothing. Called by the home when the
-  // userfaultfd is readable, and by workers that help.
-  bool serve();
+  struct Served {
+    std::size_t messages = 0;
+    bool beside_others = false;  // while another worker answered
+    bool events = false;         // not faults alone
+  };
+  // Reads what is there and answers it. For who calls it again and again: where another worker has
+  // the turn, that is all.
+  Served look();
+  // Messages are being read, by whom does not matter, as long as this changes. Lock-free.
+  [[nodiscard]] std::uint64_t reads() const { return reads_.load(std::memory_order_relaxed); }
+  // How many of its threads fault by turns. Lock-free.
+  [[nodiscard]] unsigned faulting_threads() const { return crowd_.threads(); }
+  // Home: the host no longer looks; what comes from here on is told by its ring.
+  void rest();
 
   // Registers the range and publishes the VMA.
   // Errors: ENOMEM too many VMAs; EINVAL, EBUSY and ENOENT of a range that is not the client's
@@ -224,6 +238,9 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   // Runs it at home, now or soon.
   void at_home(void (AddressSpace::*what)());
 
+  // As look(), but where another worker has the turn, that one looks again before it gives it up.
+  Served serve();
+  [[nodiscard]] Served read_and_answer();
   // Takes the turn, does what is to be done, and answers what came of it.
   template <typename Step>
   auto in_turn(Step step);
@@ -283,14 +300,16 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   FaultEngine engine_;
   // Batches of faults that are being answered outside the turn. Raised in the turn alone.
   std::atomic<std::uint32_t> answering_{0};
+  std::atomic<std::uint64_t> reads_{0};  // that found something
   std::atomic<std::size_t> waiting_{0};  // faults, for a page to come from its file
   std::atomic<bool> dead_{false};
-  // The home came while another had the turn: whoever has it sees to it that the home listens
-  // again.
+  // The home waits through its ring again: whoever has the turn sees to it.
   std::atomic<bool> home_wants_to_listen_{false};
 
   Turn turn_;
   // From here on the turn guards.
+  Crowd crowd_;
+  std::uint64_t events_ = 0;     // that were read
   DepartedVmas departed_;        // emptied when no event is under way
   DepartedVmas inherited_;       // what had departed from the parent: this one may have it still
   std::vector<Fault> pending_;   // read or come back, to be answered when the turn ends

@@ -5,8 +5,8 @@
 namespace faultline::space {
 
 FaultAround::Window FaultAround::window(PageIndex page, AccessKind kind, Advice advice) {
+  if (advice == Advice::random) return window_at_random();
   ++clock_;
-  if (advice == Advice::random) return {PageCount{1}, kStreams, clock_};
   std::size_t oldest = 0;
   for (std::size_t i = 0; i < kStreams; ++i) {
     Stream& stream = streams_.at(i);
@@ -44,7 +44,7 @@ bool FaultAround::continues(const Stream& stream, PageIndex page) {
 
 void FaultAround::installed(const Window& window, PageIndex page, PageCount count,
                             PageCount ahead) {
-  if (window.stream >= kStreams || streams_.at(window.stream).used_at != window.asked_at) {
+  if (!window.in_stream() || streams_.at(window.stream).used_at != window.asked_at) {
     unused_ += ahead.value();  // another fault has taken the stream over, or there is none
     return;
   }

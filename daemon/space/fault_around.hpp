@@ -34,7 +34,11 @@ class FaultAround {
     PageCount pages;
     std::size_t stream = 0;
     std::uint64_t asked_at = 0;
+    // Where it belongs to none there is nothing to say of it later.
+    [[nodiscard]] bool in_stream() const { return stream < kStreams; }
   };
+  // Where the client said that no page says anything about the next.
+  static Window window_at_random() { return {PageCount{1}, kStreams, 0}; }
   // The caller then says what it did with installed; others may have asked in between.
   Window window(PageIndex page, AccessKind kind, Advice advice = Advice::normal);
   // The fault asked about was answered with count pages, the faulting one included. ahead: how many

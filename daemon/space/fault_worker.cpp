@@ -12,7 +12,11 @@ namespace faultline::space {
 
 namespace {
 constexpr unsigned kRingEntries = 1024;
-}
+// In a burst, every so manieth read asks whether more workers would be of use. Who was asked in
+// vain has cost a wake-up.
+constexpr unsigned kAskEvery = 64;
+const unsigned processors = std::thread::hardware_concurrency();
+}  // namespace
 
 Result<std::unique_ptr<FaultWorker>> FaultWorker::create(unsigned index, SpaceRegistry& registry) {
   auto ring = kernel::Ring::create(kRingEntries);
@@ -94,6 +98,7 @@ void FaultWorker::run() {
     }
   }
   mailbox_->close();
+  attended_.reset();
   for (const auto& space : spaces_) {
     space->abandon();
     (void)space->wind_up();  // or its client would have to do something for them to complete
@@ -125,10 +130,19 @@ void FaultWorker::attend() {
   }
 }
 
-void FaultWorker::answered() {
-  const auto now = std::chrono::steady_clock::now();
-  lingers_ = now - answered_at_ < kLinger;
-  answered_at_ = now;
+bool FaultWorker::stay(AddressSpace& space) {
+  if (attended_ && !helps_) return attended_.get() == &space;
+  if (std::chrono::steady_clock::now() - busy_at_ > kLinger) return false;
+  attended_ = space.shared_from_this();
+  helps_ = false;
+  return true;
+}
+
+void FaultWorker::answered(AddressSpace& space) {
+  // While it stays with another space, this one does not prolong it.
+  if (attended_ && attended_.get() != &space) return;
+  busy_at_ = std::chrono::steady_clock::now();
+  if (++answered_ % kAskEvery == 0) ask_for_help(space);
 }
 
 Status FaultWorker::wait() {
@@ -138,19 +152,58 @@ Status FaultWorker::wait() {
     ring_->poll();
     return {};
   }
-  if (go_on_helping()) {
-    ring_->submit();
-    if (ring_->ready()) ring_->poll();
-    return {};
-  }
-  linger();
+  if (attended_ && keep_looking()) return {};
   idle_.store(true, std::memory_order_relaxed);
   Status waited = ring_->wait();
   idle_.store(false, std::memory_order_relaxed);
   return waited;
 }
 
-void FaultWorker::ask_for_help(AddressSpace& space, std::size_t helpers) {
+bool FaultWorker::keep_looking() {
+  ring_->submit();
+  bool busy = false;
+  while (!ring_->ready()) {
+    // First of all whoever was just answered, or has a fault to raise, on this processor.
+    ::sched_yield();
+    const AddressSpace::Served served = attended_->look();
+    if (served.events) {
+      // No burst of faults. Threads that raise events all the time would get a time slice each at
+      // every yield, and other clients would wait for all of them.
+      busy_at_ = {};
+      leave();
+      return false;
+    }
+    if (served.messages > 0) {
+      busy = busy || !helps_ || served.beside_others;
+      if (!helps_ && ++answered_ % kAskEvery == 0) ask_for_help(*attended_);
+      continue;
+    }
+    const auto now = std::chrono::steady_clock::now();
+    const std::uint64_t reads = attended_->reads();
+    if (busy || (!helps_ && reads != reads_seen_)) busy_at_ = now;
+    busy = false;
+    reads_seen_ = reads;
+    if (now - busy_at_ > kLinger || attended_->dead()) {
+      leave();
+      return false;
+    }
+  }
+  if (busy) busy_at_ = std::chrono::steady_clock::now();
+  ring_->poll();
+  return true;
+}
+
+void FaultWorker::leave() {
+  const std::shared_ptr<AddressSpace> space = std::exchange(attended_, nullptr);
+  if (!std::exchange(helps_, false)) space->rest();
+}
+
+void FaultWorker::ask_for_help(AddressSpace& space) {
+  const unsigned threads = space.faulting_threads();
+  // With more threads than processors, each processor has a thread that can run while others wait:
+  // a helper would take its time.
+  if (threads < 2 || threads > processors) return;
+  unsigned helpers = threads - 1;
   for (FaultWorker* sibling : siblings_) {
     if (helpers == 0) return;
     if (sibling->help(space.shared_from_this())) --helpers;
@@ -160,37 +213,13 @@ void FaultWorker::ask_for_help(AddressSpace& space, std::size_t helpers) {
 bool FaultWorker::help(const std::shared_ptr<AddressSpace>& space) {
   // Taken back by the worker when it wakes, whatever woke it: it is asked by one at a time.
   if (!idle_.exchange(false, std::memory_order_relaxed)) return false;
-  return mailbox_->post([this, space] {
-    helped_ = space;
-    answered_at_ = std::chrono::steady_clock::now();
+  return mailbox_->post([this, space, cpu = ::sched_getcpu()] {
+    // On one processor two workers would only take turns.
+    if (attended_ || ::sched_getcpu() == cpu) return;
+    attended_ = space;
+    helps_ = true;
+    busy_at_ = std::chrono::steady_clock::now();
   });
-}
-
-bool FaultWorker::go_on_helping() {
-  if (!helped_) return false;
-  if (helped_->serve()) {
-    answered_at_ = std::chrono::steady_clock::now();
-    return true;
-  }
-  if (stopping_ || helped_->dead() || std::chrono::steady_clock::now() - answered_at_ > kLinger) {
-    helped_.reset();
-    return false;
-  }
-  ::sched_yield();
-  return true;
-}
-
-void FaultWorker::linger() {
-  if (!lingers_) return;
-  ring_->submit();
-  const auto until = answered_at_ + kLinger;
-  while (!ring_->ready()) {
-    if (std::chrono::steady_clock::now() > until) {
-      lingers_ = false;
-      return;
-    }
-    ::sched_yield();
-  }
 }
 
 void FaultWorker::read_mail() {

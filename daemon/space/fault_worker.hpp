@@ -2,10 +2,20 @@
 // here, and helps with those of its siblings when it has nothing else to do. Must never wait for a
 // file, or for a client of another user.
 //
-// Help: a worker that reads several faults of one space at once asks idle siblings. A helper reads
-// and answers faults of that space until there have been none for kLinger, looking at its own ring
-// in between. So a client with one busy thread is served by one worker, and one with many by as
-// many as there are processors.
+// Life of a burst of faults:
+//   1. The first fault wakes the worker that the space is at home on, by its ring.
+//   2. Where a second comes within kLinger, the home stays with the space: it no longer waits for
+//      the userfaultfd through its ring, but reads it again and again, which is one system call a
+//      fault instead of three, and yields its processor between reads.
+//   3. Where several threads fault by turns, and each can have a processor, it asks idle siblings,
+//      who stay with the space too. On its own processor it wants no help: two would take turns.
+//   4. A helper goes when it has been the only one to answer for kLinger, the home when nobody has
+//      read a message for so long: it then waits through its ring as before.
+// So a client with one busy thread is served by one worker, and one with more by several where
+// there are processors for them.
+//
+// No fault is lost on the way: the home, and nobody else, decides between staying and listening. It
+// leaves by AddressSpace::rest(), which looks once more in a turn that somebody must take.
 //
 // Other threads reach it by its mailbox. Letters, sweeps and the reaping of dead spaces run at the
 // top level of its loop, never inside a completion, so that they may let the ring run.
@@ -43,8 +53,8 @@ class FaultWorker final : public SpaceHost {
   static constexpr std::chrono::milliseconds kSweepEvery{200};
   // A letter that says "later" is tried again this much later.
   static constexpr std::chrono::microseconds kLaterAfter{200};
-  // Where faults come closer together than this, the worker looks for the next one so long,
-  // yielding its processor to whoever wants it, before it sleeps. It spares both sides a wake-up.
+  // Where faults come closer together than this, the worker looks for the next one so long before
+  // it sleeps. It spares both sides a wake-up.
   static constexpr std::chrono::microseconds kLinger{50};
   // How long retirement may wait for clients that are in the middle of a fork or an unmap.
   static constexpr std::chrono::seconds kRetireWithin{5};
@@ -72,8 +82,8 @@ class FaultWorker final : public SpaceHost {
   void set_siblings(std::vector<FaultWorker*> siblings) { siblings_ = std::move(siblings); }
 
   kernel::Ring& ring() override { return *ring_; }
-  void answered() override;
-  void ask_for_help(AddressSpace& space, std::size_t helpers) override;
+  bool stay(AddressSpace& space) override;
+  void answered(AddressSpace& space) override;
   std::shared_ptr<kernel::Mailbox> mailbox() override { return mailbox_; }
   SpaceId next_space_id() override { return registry_.next_space_id(); }
   void adopt(std::shared_ptr<AddressSpace> child) override { registry_.place(std::move(child)); }
@@ -96,11 +106,13 @@ class FaultWorker final : public SpaceHost {
   // Does what letters and timers ask for.
   void attend();
   [[nodiscard]] Status wait();
-  void linger();
-  // Thread-safe: this worker, where it is idle, serves the space too for a while.
+  // Looks for faults of the space that it stays with, until something else completes; false once
+  // there has been nothing to do for a while.
+  bool keep_looking();
+  void leave();
+  void ask_for_help(AddressSpace& space);
+  // Thread-safe: this worker, where it is idle, stays with the space too for a while.
   bool help(const std::shared_ptr<AddressSpace>& space);
-  // Serves the space that it helps; false once there has been nothing to do for a while.
-  bool go_on_helping();
   void read_mail();
   void run_tasks();
   void sweep();
@@ -114,15 +126,18 @@ class FaultWorker final : public SpaceHost {
 
   std::vector<std::shared_ptr<AddressSpace>> spaces_;
   std::vector<FaultWorker*> siblings_;
-  std::shared_ptr<AddressSpace> helped_;  // another's
-  std::atomic<bool> idle_{false};         // it sleeps, or is about to, and may be asked for help
+  std::atomic<bool> idle_{false};  // it sleeps, or is about to, and may be asked for help
+  // The space that it stays with.
+  std::shared_ptr<AddressSpace> attended_;
+  bool helps_ = false;                               // the space is at home with another
+  std::chrono::steady_clock::time_point busy_at_{};  // there was last reason to stay
+  std::uint64_t reads_seen_ = 0;
+  unsigned answered_ = 0;  // reads in bursts, to ask for help now and then
   std::vector<Task> later_;
   std::uint64_t mail_count_ = 0;  // what the eventfd read gives; the count itself is of no use
   Signal mail_;
   Signal sweep_timer_;
   Signal later_timer_;
-  std::chrono::steady_clock::time_point answered_at_{};
-  bool lingers_ = false;
   bool stopping_ = false;
   std::chrono::steady_clock::time_point retire_by_{};
   std::promise<void> ended_;

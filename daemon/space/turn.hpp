@@ -5,6 +5,7 @@
 //   free           nobody has it
 //   taken          one thread has it
 //   taken|asked    and another came to look at what is readable, and left: the holder looks again
+//                  (who looks again by itself need not ask, try_begin_unasked)
 //   taken|awaited  and another sleeps until it is free, with something of its own to do
 //
 // No wake-up is lost. What makes somebody come (a readable userfaultfd) is there before it comes.
@@ -31,6 +32,14 @@ class Turn {
         return (seen & kTaken) == 0;
       }
     }
+  }
+
+  // The same for a thread that looks again soon whatever happens: nobody need look for it.
+  bool try_begin_unasked() noexcept {
+    std::uint32_t free = 0;
+    return word_.load(std::memory_order_relaxed) == 0 &&
+           word_.compare_exchange_strong(free, kTaken, std::memory_order_acquire,
+                                         std::memory_order_relaxed);
   }
 
   // Blocks while another thread has it.

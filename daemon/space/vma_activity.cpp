@@ -16,12 +16,14 @@ Result<std::shared_ptr<VmaActivity>> VmaActivity::clone() const {
 }
 
 FaultAround::Window VmaActivity::window(PageIndex page, AccessKind kind, Advice advice) {
+  if (advice == Advice::random) return FaultAround::window_at_random();
   const std::lock_guard lock(mutex_);
   return fault_around_.window(page, kind, advice);
 }
 
 void VmaActivity::installed(const FaultAround::Window& window, PageIndex page, PageCount count,
                             PageCount ahead) {
+  if (!window.in_stream()) return;  // one page, and none ahead
   const std::lock_guard lock(mutex_);
   fault_around_.installed(window, page, count, ahead);
 }

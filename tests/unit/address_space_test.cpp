@@ -35,8 +35,8 @@ class Host final : public SpaceHost {
   kernel::Ring& ring() override { return *ring_; }
   std::shared_ptr<kernel::Mailbox> mailbox() override { return mailbox_; }
   SpaceId next_space_id() override { return SpaceId{2}; }
-  void answered() override {}
-  void ask_for_help(AddressSpace&, std::size_t) override {}
+  bool stay(AddressSpace&) override { return false; }
+  void answered(AddressSpace&) override {}
   void adopt(std::shared_ptr<AddressSpace>) override {}
 
   void wait_until(const std::function<bool()>& condition) const {
