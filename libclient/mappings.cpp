@@ -167,6 +167,8 @@ std::uintptr_t Mappings::remap(const RemapRequest& request) {
 
   const MapRange now{reinterpret_cast<std::uintptr_t>(result), request.length};
   if (!request.keep_old) book_.forget(old);
+  // What plain system calls unmapped behind our back, and the kernel gave away again.
+  book_.cut_at(now);
   book_.forget(now);
   piece.length = now.length;
   auto node = entry.extract(entry.begin());
