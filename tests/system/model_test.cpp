@@ -28,7 +28,7 @@
 #include <sstream>
 #include <stdexcept>
 
-#include "tests/system/harness.hpp"
+#include "tests/system/racing.hpp"
 #include "tests/unit/seed.hpp"
 
 namespace faultline::testing {
@@ -40,6 +40,7 @@ constexpr std::size_t kMostPages = 64;  // of an object: a mapping's pages fit t
 constexpr std::size_t kFilePagesBefore = 3;
 constexpr std::size_t kScratchBytes = (kMostPages + kFilePagesBefore) * kPage;
 constexpr int kAnswerWithinMs = 10'000;
+constexpr int kDontUnmap = 4;  // MREMAP_DONTUNMAP, not in every libc's headers
 
 // Numbers of a seed, the same with every standard library.
 class Random {
@@ -118,6 +119,19 @@ std::int64_t receive_into(std::byte* memory, std::span<const std::byte> bytes, b
 }
 constexpr std::size_t kMostThroughPipe = 8 * kPage;
 
+// What ends in SIGSEGV here ends in -EFAULT.
+void survive_stores() {
+  survive_signals_in(nullptr, ~std::size_t{0});
+}
+std::int64_t try_to_store(std::byte* memory) {
+  const auto offset = address_of(memory) % sizeof(Word);
+  return store(memory - offset, 0) == Ending::data ? 0 : -EFAULT;
+}
+
+std::int64_t done_or_errno(bool done) {
+  return done ? 0 : -errno;
+}
+
 // --- a worker
 
 enum class Verb : std::uint32_t {
@@ -131,7 +145,12 @@ enum class Verb : std::uint32_t {
   store,    // write bytes, stride apart
   send,     // write(2) from memory
   receive,  // read(2) into memory
-  discard,
+  try_to_store,
+  discard,  // flags: what, as fl_discard
+  protect,
+  remap,  // offset: the new length; target
+  advise,
+  populate,
   fork,
   exit,
 };
@@ -142,9 +161,11 @@ struct Command {
   std::uint32_t handle = 0;
   std::uint32_t slot = 0;
   std::int64_t stride = 1;
+  bool plain = false;  // by the system call alone, so that the library does not know
   std::uint64_t address = 0;
   std::uint64_t length = 0;
   std::uint64_t offset = 0;
+  std::uint64_t target = 0;  // 0: where the kernel likes
   std::uint64_t file_bytes = 0;
   std::array<char, 32> name{};
 };
@@ -184,6 +205,7 @@ class Worker {
 
   [[noreturn]] void serve() {
     ::signal(SIGCHLD, SIG_IGN);  // fork children are nobody's to wait for
+    survive_stores();
     for (;;) {
       wire::Packet packet;
       Command command;
@@ -228,14 +250,15 @@ class Worker {
         reply.result = fl_object_unlink(client_, command.name.data());
         break;
       case Verb::map: {
-        void* address = nullptr;
+        void* address = at_address(command.target);
         reply.result = fl_map(objects_[command.handle], command.offset, command.length,
                               command.flags, &address);
         reply.value = address_of(address);
         break;
       }
       case Verb::unmap:
-        reply.result = fl_unmap(client_, memory, command.length);
+        reply.result = command.plain ? done_or_errno(::munmap(memory, command.length) == 0)
+                                     : fl_unmap(client_, memory, command.length);
         break;
       case Verb::load:
         for (std::size_t i = 0; i < command.length; ++i) {
@@ -255,9 +278,32 @@ class Worker {
       case Verb::receive:
         reply.result = receive_into(memory, scratch_.first(command.length), by_pipe);
         return;
-      case Verb::discard:
-        reply.result = ::madvise(memory, command.length, MADV_DONTNEED) == 0 ? 0 : -errno;
+      case Verb::try_to_store:
+        reply.result = try_to_store(memory);
         return;
+      case Verb::discard: {
+        const int advice = command.flags == FL_DISCARD_COPIES ? MADV_DONTNEED : MADV_REMOVE;
+        reply.result = command.plain ? done_or_errno(::madvise(memory, command.length, advice) == 0)
+                                     : fl_discard(client_, memory, command.length, command.flags);
+        break;
+      }
+      case Verb::protect: {
+        const bool writable = command.flags != 0;
+        const int access = writable ? PROT_READ | PROT_WRITE : PROT_READ;
+        reply.result = command.plain
+                           ? done_or_errno(::mprotect(memory, command.length, access) == 0)
+                           : fl_protect(client_, memory, command.length, command.flags);
+        break;
+      }
+      case Verb::remap:
+        remap(command, reply);
+        break;
+      case Verb::advise:
+        reply.result = fl_advise(client_, memory, command.length, command.flags);
+        break;
+      case Verb::populate:
+        reply.result = fl_populate(client_, memory, command.length, command.flags);
+        break;
       case Verb::fork:
         break;
       case Verb::exit:
@@ -271,6 +317,21 @@ class Worker {
       const std::string_view error = fl_last_error();
       error.copy(reply.error.data(), reply.error.size() - 1);
     }
+  }
+
+  void remap(const Command& command, Reply& reply) {
+    std::byte* const memory = at_address(command.address);
+    void* to = at_address(command.target);
+    if (command.plain) {
+      const bool keeps = (command.flags & FL_REMAP_DONTUNMAP) != 0;
+      const int flags =
+          MREMAP_MAYMOVE | (keeps ? kDontUnmap : 0) | (command.target != 0 ? MREMAP_FIXED : 0);
+      to = ::mremap(memory, command.length, command.offset, flags, to);
+      reply.result = done_or_errno(to != MAP_FAILED);
+    } else {
+      reply.result = fl_remap(client_, memory, command.length, command.offset, command.flags, &to);
+    }
+    reply.value = address_of(to);
   }
 
   int create_object(const Command& command) {
@@ -304,7 +365,8 @@ class Worker {
 
 struct ModelObject {
   std::string name;
-  Bytes bytes;  // whole pages
+  Bytes bytes;    // whole pages
+  Bytes initial;  // what a page has again when its content was discarded
 };
 
 struct ModelMapping {
@@ -314,6 +376,9 @@ struct ModelMapping {
   std::size_t pages = 0;
   bool is_private = false;
   bool writable = false;
+  bool may_write = true;  // what fl_protect may make of it
+  bool plain = false;     // a system call of the process's own has changed it: the library is not
+                          // to be asked about it any more
   std::map<std::size_t, Bytes> own;  // by page of the mapping: what is this process's alone
 
   [[nodiscard]] std::size_t size() const { return pages * kPage; }
@@ -350,8 +415,9 @@ struct ModelMapping {
   }
   [[nodiscard]] std::string describe() const {
     std::ostringstream out;
-    out << (is_private ? "private" : "shared") << (writable ? " writable" : " read-only") << " of "
-        << object->name << " pages " << first << "+" << pages;
+    out << (plain ? "plain " : "") << (is_private ? "private" : "shared")
+        << (writable ? " writable" : " read-only") << " of " << object->name << " pages " << first
+        << "+" << pages;
     return out.str();
   }
 };
@@ -448,11 +514,16 @@ class Conductor {
     const std::size_t index = random_.below(processes_.size());
     Process& process = processes_[index];
     const std::size_t draw = random_.below(100);
-    if (draw < 26) return load(process);
-    if (draw < 54) return store(process);
-    if (draw < 66) return map(process);
-    if (draw < 72) return unmap(process);
-    if (draw < 78) return discard(process);
+    if (draw < 18) return load(process);
+    if (draw < 41) return store(process);
+    if (draw < 53) return map(process);
+    if (draw < 57) return unmap(process);
+    if (draw < 62) return discard(process);
+    if (draw < 67) return protect(process);
+    if (draw < 73) return remap(process);
+    if (draw < 75) return discard_content(process);
+    if (draw < 77) return advise(process);
+    if (draw < 78) return populate(process);
     if (draw < 84) return open(process);
     if (draw < 87) return create(process);
     if (draw < 88) return unlink(process);
@@ -665,6 +736,7 @@ class Conductor {
       random_.fill(file);
       std::memcpy(object->bytes.data(), file.data() + before, content);
     }
+    object->initial = object->bytes;
     note("create " + object->name + " of " + std::to_string(content) + " bytes" +
          (command.flags != 0 ? " from a file" : "") + " in " + process.name);
     expect(process, ask(process, command), 0);
@@ -730,6 +802,11 @@ class Conductor {
     return all.empty() ? nullptr : all[random_.below(all.size())];
   }
 
+  struct Pages {
+    std::size_t from;
+    std::size_t to;
+  };
+
   bool map(Process& process) {
     const auto handle = pick_handle(process);
     if (handle == process.model.handles.end() || process.model.mappings.size() >= kMostMappings) {
@@ -741,6 +818,13 @@ class Conductor {
     const bool whole = random_.one_in(2);
     mapping.first = whole ? 0 : random_.below(pages);
     mapping.pages = whole ? pages : random_.between(1, pages - mapping.first);
+    const auto over = random_.one_in(4) ? pick_any(process) : process.model.mappings.end();
+    Pages replaced{0, 0};
+    if (over != process.model.mappings.end()) {
+      mapping.pages = std::min(mapping.pages, over->second.pages);
+      replaced.from = random_.below(over->second.pages - mapping.pages + 1);
+      replaced.to = replaced.from + mapping.pages;
+    }
     mapping.is_private = !random_.one_in(3);
     mapping.writable = !random_.one_in(4);
     Command command;
@@ -750,63 +834,225 @@ class Conductor {
     command.length = mapping.size();
     command.flags = (mapping.is_private ? FL_MAP_PRIVATE : FL_MAP_SHARED) |
                     (mapping.writable ? FL_MAP_WRITE : 0);
-    note("map " + mapping.describe() + " in " + process.name);
+    mapping.may_write = mapping.is_private || handle->second.writable;
+    if (replaced.to != 0) {
+      command.flags |= FL_MAP_FIXED;
+      command.target = over->second.address + replaced.from * kPage;
+    }
+    note(
+        "map " + mapping.describe() + " in " + process.name +
+        (replaced.to == 0 ? "" : " over " + describe(replaced) + " of " + over->second.describe()));
     const Reply reply = ask(process, command);
     if (!mapping.is_private && mapping.writable && !handle->second.writable) {
       expect(process, reply, -EACCES);
       return true;
     }
     expect(process, reply, 0);
+    if (replaced.to != 0) take_out(process, over, replaced);
     mapping.address = reply.value;
     process.model.mappings[process.model.next_mapping++] = std::move(mapping);
     return true;
   }
 
-  struct Pages {
-    std::size_t from;
-    std::size_t to;
-  };
+  using Mappings = std::map<std::uint32_t, ModelMapping>;
+  Mappings::iterator pick_any(Process& process) {
+    auto& mappings = process.model.mappings;
+    if (mappings.empty()) return mappings.end();
+    return std::next(mappings.begin(), static_cast<std::ptrdiff_t>(random_.below(mappings.size())));
+  }
+
   Pages pick_pages(const ModelMapping& mapping) {
     if (random_.one_in(3)) return {0, mapping.pages};
     const std::size_t from = random_.below(mapping.pages);
     return {from, random_.between(from + 1, mapping.pages)};
   }
+  static std::string describe(const Pages& pages) {
+    return "[" + std::to_string(pages.from) + ", " + std::to_string(pages.to) + ")";
+  }
+
+  // What is left of the mapping stays, as mappings of their own.
+  static void take_out(Process& process, Mappings::iterator it, const Pages& pages) {
+    auto& mappings = process.model.mappings;
+    const ModelMapping mapping = it->second;
+    mappings.erase(it);
+    if (pages.from > 0) mappings[process.model.next_mapping++] = mapping.part(0, pages.from);
+    if (pages.to < mapping.pages) {
+      mappings[process.model.next_mapping++] = mapping.part(pages.to, mapping.pages);
+    }
+  }
+  // By the library, or behind its back; for good where it was so before.
+  bool pick_plain(const ModelMapping& mapping) { return random_.one_in(4) || mapping.plain; }
+  static std::string by(const Command& command) { return command.plain ? " plainly" : ""; }
+  static void aim_at(Command& command, const ModelMapping& mapping, const Pages& pages) {
+    command.address = mapping.address + pages.from * kPage;
+    command.length = (pages.to - pages.from) * kPage;
+  }
 
   bool unmap(Process& process) {
-    auto& mappings = process.model.mappings;
-    if (mappings.empty()) return false;
-    const auto it =
-        std::next(mappings.begin(), static_cast<std::ptrdiff_t>(random_.below(mappings.size())));
-    const ModelMapping mapping = it->second;
-    const auto [from, to] = pick_pages(mapping);
+    const auto it = pick_any(process);
+    if (it == process.model.mappings.end()) return false;
+    const Pages pages = pick_pages(it->second);
     Command command;
     command.verb = Verb::unmap;
-    command.address = mapping.address + from * kPage;
-    command.length = (to - from) * kPage;
-    note("unmap [" + std::to_string(from) + ", " + std::to_string(to) + ") of mapping " +
-         std::to_string(it->first) + " (" + mapping.describe() + ") in " + process.name);
+    command.plain = pick_plain(it->second);
+    aim_at(command, it->second, pages);
+    note("unmap" + by(command) + " " + describe(pages) + " of mapping " +
+         std::to_string(it->first) + " (" + it->second.describe() + ") in " + process.name);
     expect(process, ask(process, command), 0);
-    mappings.erase(it);
-    if (from > 0) mappings[process.model.next_mapping++] = mapping.part(0, from);
-    if (to < mapping.pages)
-      mappings[process.model.next_mapping++] = mapping.part(to, mapping.pages);
+    take_out(process, it, pages);
     return true;
   }
 
   bool discard(Process& process) {
-    ModelMapping* const mapping = pick(process, [](const ModelMapping&) { return true; });
-    if (mapping == nullptr) return false;
-    const auto [from, to] = pick_pages(*mapping);
+    const auto it = pick_any(process);
+    if (it == process.model.mappings.end()) return false;
+    ModelMapping& mapping = it->second;
+    const Pages pages = pick_pages(mapping);
     Command command;
     command.verb = Verb::discard;
-    command.address = mapping->address + from * kPage;
-    command.length = (to - from) * kPage;
-    note("discard [" + std::to_string(from) + ", " + std::to_string(to) + ") of " +
+    command.flags = FL_DISCARD_COPIES;
+    command.plain = random_.one_in(2) || mapping.plain;
+    aim_at(command, mapping, pages);
+    note("discard" + by(command) + " " + describe(pages) + " of " + mapping.describe() + " in " +
+         process.name);
+    expect(process, ask(process, command), 0);
+    for (std::size_t page = pages.from; page < pages.to; ++page) mapping.own.erase(page);
+    check_own(process, mapping, mapping.pages);
+    return true;
+  }
+
+  bool discard_content(Process& process) {
+    ModelMapping* const mapping = pick(
+        process, [](const ModelMapping& m) { return !m.is_private && m.writable && m.may_write; });
+    if (mapping == nullptr) return false;
+    const Pages pages = pick_pages(*mapping);
+    Command command;
+    command.verb = Verb::discard;
+    command.flags = FL_DISCARD_CONTENT;
+    command.plain = pick_plain(*mapping);
+    aim_at(command, *mapping, pages);
+    note("discard" + by(command) + " the content of " + describe(pages) + " of " +
          mapping->describe() + " in " + process.name);
+    expect(process, ask(process, command), 0);
+    ModelObject& object = *mapping->object;
+    const auto from = static_cast<std::ptrdiff_t>((mapping->first + pages.from) * kPage);
+    std::copy_n(object.initial.begin() + from, command.length, object.bytes.begin() + from);
+    return true;
+  }
+
+  bool protect(Process& process) {
+    const auto it = pick_any(process);
+    if (it == process.model.mappings.end()) return false;
+    const Pages pages = pick_pages(it->second);
+    const bool writable = random_.one_in(2);
+    Command command;
+    command.verb = Verb::protect;
+    command.flags = writable ? FL_PROTECT_WRITE : 0;
+    // To the kernel, a shared mapping of what was opened read-only is a private one.
+    command.plain = pick_plain(it->second) && it->second.may_write;
+    if (it->second.plain && !command.plain) return false;
+    aim_at(command, it->second, pages);
+    note("protect" + by(command) + " " + describe(pages) + " of " + it->second.describe() +
+         (writable ? ", writable" : ", read-only") + " in " + process.name);
+    const Reply reply = ask(process, command);
+    if (writable && !it->second.may_write) {
+      expect(process, reply, -EACCES);
+      return true;
+    }
+    expect(process, reply, 0);
+    ModelMapping part = it->second.part(pages.from, pages.to);
+    part.writable = writable;
+    if (command.plain) it->second.plain = part.plain = true;
+    take_out(process, it, pages);
+    process.model.mappings[process.model.next_mapping++] = std::move(part);
+    return true;
+  }
+
+  // Grown, shrunk, moved, moved over another, or moved with the old range kept.
+  bool remap(Process& process) {
+    const auto it = pick_any(process);
+    if (it == process.model.mappings.end()) return false;
+    const Pages pages = pick_pages(it->second);
+    ModelMapping moved = it->second.part(pages.from, pages.to);
+    const std::size_t old_pages = moved.pages;
+    const std::size_t most = moved.object->bytes.size() / kPage - moved.first;
+    Command command;
+    command.verb = Verb::remap;
+    command.plain = pick_plain(it->second);
+    command.flags = FL_REMAP_MAYMOVE;
+    aim_at(command, it->second, pages);
+    auto over = process.model.mappings.end();
+    Pages replaced{0, 0};
+    switch (random_.below(4)) {
+      case 0:
+        moved.pages = random_.between(1, most);
+        break;
+      case 1:
+        if (process.model.mappings.size() >= kMostMappings) return false;
+        command.flags |= FL_REMAP_DONTUNMAP;
+        break;
+      default:
+        over = pick_any(process);
+        if (over == it) return false;
+        moved.pages = std::min(random_.between(1, most), over->second.pages);
+        replaced.from = random_.below(over->second.pages - moved.pages + 1);
+        replaced.to = replaced.from + moved.pages;
+        command.flags |= FL_REMAP_FIXED;
+        command.target = over->second.address + replaced.from * kPage;
+    }
+    command.offset = moved.size();
+    const bool keeps = (command.flags & FL_REMAP_DONTUNMAP) != 0;
+    note("remap" + by(command) + " " + describe(pages) + " of " + it->second.describe() + " to " +
+         std::to_string(moved.pages) + " pages" + (keeps ? ", keeping it" : "") +
+         (replaced.to == 0 ? ""
+                           : ", over " + describe(replaced) + " of " + over->second.describe()) +
+         " in " + process.name);
     const Reply reply = ask(process, command);
     expect(process, reply, 0);
-    for (std::size_t page = from; page < to; ++page) mapping->own.erase(page);
-    check_own(process, *mapping, mapping->pages);
+    moved.address = reply.value;
+    moved.plain = command.plain;
+    std::erase_if(moved.own, [&](const auto& own) { return own.first >= moved.pages; });
+    if (replaced.to != 0) take_out(process, over, replaced);
+    if (keeps) {
+      for (std::size_t page = pages.from; page < pages.to; ++page) it->second.own.erase(page);
+      it->second.plain = it->second.plain || command.plain;
+    } else {
+      take_out(process, it, {pages.from, pages.from + old_pages});
+    }
+    check_own(process, moved, moved.pages);
+    process.model.mappings[process.model.next_mapping++] = std::move(moved);
+    return true;
+  }
+
+  bool advise(Process& process) {
+    ModelMapping* const mapping = pick(process, [](const ModelMapping& m) { return !m.plain; });
+    if (mapping == nullptr) return false;
+    const Pages pages = pick_pages(*mapping);
+    Command command;
+    command.verb = Verb::advise;
+    command.flags = static_cast<std::uint32_t>(random_.below(FL_ADVICE_COLD + 1));
+    aim_at(command, *mapping, pages);
+    note("advise " + std::to_string(command.flags) + " about " + describe(pages) + " of " +
+         mapping->describe() + " in " + process.name);
+    const Reply reply = ask(process, command);
+    // Too many are under way still.
+    if (command.flags != FL_ADVICE_WILL_NEED || reply.result != -EUSERS) expect(process, reply, 0);
+    return true;
+  }
+
+  bool populate(Process& process) {
+    ModelMapping* const mapping = pick(process, [](const ModelMapping& m) { return !m.plain; });
+    if (mapping == nullptr) return false;
+    const Pages pages = pick_pages(*mapping);
+    Command command;
+    command.verb = Verb::populate;
+    command.flags = mapping->writable && random_.one_in(2) ? FL_POPULATE_WRITE : 0;
+    aim_at(command, *mapping, pages);
+    note("populate " + describe(pages) + " of " + mapping->describe() +
+         (command.flags != 0 ? " for writing" : "") + " in " + process.name);
+    expect(process, ask(process, command), 0);
+    const bool copies = mapping->is_private && command.flags != 0;
+    check_own(process, *mapping, copies ? 0 : mapping->pages);
     return true;
   }
 
@@ -903,6 +1149,12 @@ class Conductor {
     Command command = access(*mapping, range, Verb::store, Verb::receive);
     if (!mapping->writable) command.verb = Verb::receive;  // a store would be its end
     if (!mapping->writable && range.stride != 1) return false;
+    if (!mapping->writable && random_.one_in(2)) {
+      command.verb = Verb::try_to_store;
+      note("try to store into " + mapping->describe() + " in " + process.name);
+      expect(process, ask(process, command), -EFAULT);
+      return true;
+    }
     const bool in_kernel = command.verb == Verb::receive;
     const auto data = scratch_.of(process.slot).first(range.count);
     random_.fill(data);
@@ -918,6 +1170,7 @@ class Conductor {
     for (std::size_t i = 0; i < range.count; ++i) mapping->write(range.at(i), data[i]);
     const std::size_t lowest = std::min(range.at(0), range.at(range.count - 1)) / kPage;
     check_own(process, *mapping, mapping->is_private ? lowest + 1 : mapping->pages);
+    check_own_beyond(process, mapping);
     return true;
   }
 
@@ -931,6 +1184,23 @@ class Conductor {
       });
     });
     if (!ended) fail(process, "is being answered without an end");
+  }
+
+  // What protect cut for this model may be one mapping for the daemon still, which copies ahead of
+  // a sequential writer to its end.
+  void check_own_beyond(Process& process, const ModelMapping* mapping) {
+    while (mapping != nullptr && mapping->is_private) {
+      ModelMapping* next = nullptr;
+      for (auto& [id, other] : process.model.mappings) {
+        if (other.is_private && other.object == mapping->object &&
+            other.address == mapping->address + mapping->size() &&
+            other.first == mapping->first + mapping->pages) {
+          next = &other;
+        }
+      }
+      if (next != nullptr) check_own(process, *next, 0);
+      mapping = next;
+    }
   }
 
   // A bit for each page that is mapped and no page of an object's, see proc_pid_pagemap(5).
