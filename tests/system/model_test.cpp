@@ -1016,12 +1016,23 @@ class Conductor {
     if (keeps) {
       for (std::size_t page = pages.from; page < pages.to; ++page) it->second.own.erase(page);
       it->second.plain = it->second.plain || command.plain;
+      if (command.plain) make_known(process, it->second, pages.from);
     } else {
       take_out(process, it, {pages.from, pages.from + old_pages});
     }
     check_own(process, moved, moved.pages);
     process.model.mappings[process.model.next_mapping++] = std::move(moved);
     return true;
+  }
+
+  // The daemon learns of it by a fault. Before that an object that nobody has open is gone with its
+  // last mapping that the daemon knows.
+  void make_known(const Process& process, const ModelMapping& mapping, std::size_t page) {
+    Command command;
+    command.verb = Verb::load;
+    command.address = mapping.address + page * kPage;
+    command.length = 1;
+    expect(process, ask(process, command), 0);
   }
 
   bool advise(Process& process) {
