@@ -485,7 +485,15 @@ void Session::on_object_close(const Packet& packet) {
   if (!require_attached()) return;
   const auto body = body_of<wire::HandleRequest>(packet);
   if (!body) return send(bad(malformed("object close")));
-  auto closed = space_->handles->close(body->handle);
+  // A fork returns when its event has been read. The child is to have what was open then, also
+  // where its making has not come so far.
+  host_.spaces().after_events(*space_, [self = shared_from_this(), handle = body->handle] {
+    asio::post(self->host_.control(), [self, handle] { self->close_handle(handle); });
+  });
+}
+
+void Session::close_handle(std::uint64_t handle) {
+  auto closed = space_->handles->close(handle);
   if (!closed) return send(bad(closed.error()));
   release(std::move(closed->object));
 }

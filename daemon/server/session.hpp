@@ -114,6 +114,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void on_object_stat(const Packet& packet);
   void on_object_unlink(const Packet& packet);
   void on_object_close(const Packet& packet);
+  void close_handle(std::uint64_t handle);
   void on_map(const Packet& packet);
   void on_mapping_stats(const Packet& packet);
   void on_process_stats();

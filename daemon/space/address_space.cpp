@@ -584,6 +584,10 @@ AddressSpace::Populated AddressSpace::populate(Vaddr start, ByteCount most, bool
 
 // --- life and death
 
+void AddressSpace::after_events() {
+  in_turn([] {});
+}
+
 void AddressSpace::turn_away() {
   in_turn([this] {
     turned_away_ = true;

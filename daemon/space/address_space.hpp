@@ -190,6 +190,9 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   [[nodiscard]] SpaceSnapshot settled_snapshot();
   [[nodiscard]] Result<VmaSnapshot> vma_at(Vaddr address);
 
+  // Returns when every event that was read before has been carried out.
+  void after_events();
+
   // Notices a death. Tries again what waits for an event to end.
   void check();
   // The session ended. An address space without mappings has then nobody to serve.

@@ -231,6 +231,14 @@ void SpaceService::populate(const SpaceRef& ref, VaRange range, bool write,
   done(RangePopulateJob::start(*ref.worker, space, range, write, std::move(ended)));
 }
 
+void SpaceService::after_events(const SpaceRef& ref, std::function<void()> step) {
+  ref.worker->post([weak = ref.space, step = std::move(step)] {
+    if (const auto space = weak.lock()) space->after_events();
+    step();
+    return true;
+  });
+}
+
 void SpaceService::vma_at(const SpaceRef& ref, Vaddr address, Callback<VmaSnapshot> done) {
   ref.worker->post([weak = ref.space, address, done = std::move(done)] {
     const auto space = weak.lock();

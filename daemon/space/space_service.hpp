@@ -70,6 +70,8 @@ class SpaceService final : public SpaceRegistry {
   // Errors: ENOENT not all of it is mapped; ESRCH.
   void populate(const SpaceRef& ref, VaRange range, bool write, std::function<void()> ended,
                 const Callback<std::shared_ptr<PopulateJob>>& done);
+  // Calls it, on some thread, when every event that was read before has been carried out.
+  void after_events(const SpaceRef& ref, std::function<void()> step);
   void vma_at(const SpaceRef& ref, Vaddr address, Callback<VmaSnapshot> done);
   void snapshot(const SpaceRef& ref, Callback<SpaceSnapshot> done);
   // Takes no worker's time and waits for none. Thread-safe.
