@@ -467,7 +467,9 @@ std::optional<Vma> AddressSpace::vma_of(const kernel::KernelMapping& there, Vadd
             .writable = there.writable,
             .advice = Advice::normal,
             .activity = nullptr};
+  // What was remembered may be of another mapping that had stood there: only the same is believed.
   if (remembered != nullptr && remembered->object == object &&
+      remembered->sharing == found.sharing &&
       remembered->page_at(address) == found.page_at(address)) {
     return remembered->part(found.start, found.end);  // it knows what has parted
   }
