@@ -17,6 +17,8 @@
 #include <cstring>
 #include <optional>
 #include <sstream>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "tests/system/racing.hpp"
@@ -705,6 +707,164 @@ TEST_P(Race, FaultsEndAsTheKernelsOwnWould) {
 // The same while the process forks all the time, with libc's handlers and without.
 TEST_P(Race, ForkChildrenHaveWhatTheirParentHad) {
   race(true, 40);
+}
+
+// --- several who operate
+
+// A thread's own range beside those of others, and what it must hold: pages of a window of an
+// object, of which this thread has written some.
+class Neighbour {
+ public:
+  Neighbour(fl_client* client, const Tagged& object, std::byte* range, std::byte* away,
+            std::uint64_t seed)
+      : client_(client), object_(object), range_(range), away_(away), dice_(seed) {}
+
+  // Empty, or what was wrong.
+  std::string run(std::size_t steps, Watchdog::Thread& watched) {
+    watched.does("mapping");
+    map_over();
+    for (std::size_t step = 0; step < steps && wrong_.empty(); ++step) {
+      for (std::size_t i = 0; i < 4; ++i) write(dice_.below(kPages));
+      const std::size_t draw = dice_.below(operations_.size());
+      watched.does(operations_.at(draw).first, range_);
+      (this->*operations_.at(draw).second)();
+      watched.does("checking", range_);
+      check(range_, written_);
+    }
+    watched.rests();
+    return wrong_;
+  }
+
+ private:
+  static constexpr std::uint32_t kFlags = FL_MAP_PRIVATE | FL_MAP_WRITE;
+  using Written = std::array<bool, kPages>;
+
+  void require(bool done, const char* what) {
+    if (!done && wrong_.empty()) {
+      wrong_ = std::string(what) + ": " + std::strerror(errno) + "; " + fl_last_error();
+    }
+  }
+  void write(std::size_t slot) {
+    const Word value = mark(Through::private_copy, slot, 1);
+    require(store(range_ + slot * kPage + sizeof(Word), value) == Ending::data, "a store");
+    written_.at(slot) = true;
+  }
+  void check(std::byte* range, const Written& written) {
+    for (std::size_t slot = 0; slot < kPages; ++slot) {
+      const std::size_t page = window_ * kPages + slot;
+      for (const std::size_t word : {std::size_t{1}, 2 * dice_.below(kWords / 2)}) {
+        const Word expected = word == 1 && written.at(slot) ? mark(Through::private_copy, slot, 1)
+                                                            : object_.content(page, word);
+        Word value = 0;
+        const Ending ending = load(range + slot * kPage + word * sizeof(Word), value);
+        if (ending == Ending::data && value == expected) continue;
+        std::ostringstream text;
+        text << "page " << page << " word " << word << ": expected " << describe(expected)
+             << (ending == Ending::data ? ", saw " + describe(value) : ", had a signal");
+        require(false, text.str().c_str());
+      }
+    }
+  }
+  void next_window() {
+    window_ = dice_.below(kWindows);
+    written_ = {};
+  }
+
+  void map_over() {
+    next_window();
+    void* at = range_;
+    require(fl_map(object_.handle(), window_ * kBytes, kBytes, kFlags | FL_MAP_FIXED, &at) == 0,
+            "fl_map over the range");
+  }
+  void move_over() {
+    next_window();
+    void* spare = nullptr;
+    require(fl_map(object_.handle(), window_ * kBytes, kBytes, kFlags, &spare) == 0, "fl_map");
+    void* to = range_;
+    const bool plain = dice_.one_in(2);
+    require(plain ? ::mremap(spare, kBytes, kBytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to
+                  : fl_remap(client_, spare, kBytes, kBytes, FL_REMAP_MAYMOVE | FL_REMAP_FIXED,
+                             &to) == 0,
+            "moving over the range");
+  }
+  void close_and_map() {
+    require(
+        ::mmap(range_, kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == range_,
+        "mmap over the range");
+    Word ignored = 0;
+    require(load(range_, ignored) == Ending::segv, "a load from what was mapped over");
+    map_over();
+  }
+  void move_away_and_keep() {
+    require(::mremap(range_, kBytes, kBytes, MREMAP_MAYMOVE | MREMAP_FIXED | kDontUnmap, away_) ==
+                away_,
+            "mremap with MREMAP_DONTUNMAP");
+    check(range_, {});
+    check(away_, written_);
+    written_ = {};
+    require(
+        ::mmap(away_, kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == away_,
+        "mmap over what was moved away");
+  }
+  void protect() {
+    const std::size_t slot = dice_.below(kPages);
+    require(::mprotect(range_ + slot * kPage, kBytes - slot * kPage, PROT_READ) == 0, "mprotect");
+    require(store(range_ + slot * kPage, 0) == Ending::segv, "a store to read-only memory");
+    require(::mprotect(range_, kBytes, PROT_READ | PROT_WRITE) == 0, "mprotect");
+  }
+  void discard() {
+    const std::size_t slot = dice_.below(kPages);
+    require(::madvise(range_ + slot * kPage, kPage, MADV_DONTNEED) == 0, "madvise");
+    written_.at(slot) = false;
+  }
+
+  static constexpr std::array<std::pair<const char*, void (Neighbour::*)()>, 6> operations_{{
+      {"mapping over it", &Neighbour::map_over},
+      {"moving over it", &Neighbour::move_over},
+      {"mapping nothing over it", &Neighbour::close_and_map},
+      {"moving away from it", &Neighbour::move_away_and_keep},
+      {"protecting", &Neighbour::protect},
+      {"discarding", &Neighbour::discard},
+  }};
+
+  fl_client* client_;
+  const Tagged& object_;
+  std::byte* range_;
+  std::byte* away_;
+  Dice dice_;
+  std::size_t window_ = 0;
+  Written written_{};
+  std::string wrong_;
+};
+
+// Four threads, each with a range that touches its neighbours', all of one object: each finds in
+// its own what it alone has done.
+TEST(RaceOfNeighbours, OperationsOfSeveralThreadsDoNotDisturbEachOther) {
+  constexpr std::size_t kThreads = 4;
+  const Daemon daemon({"--workers", "4"});
+  const std::uint64_t seed = announce_seed();
+  for (const bool from_file : {false, true}) {
+    const Outcome outcome = in_child([&] {
+      const Client client = connect(daemon.socket());
+      const Tagged object(client, 1, kPages * kWindows, from_file);
+      void* const stretch = ::mmap(nullptr, 2 * kThreads * kBytes, PROT_NONE,
+                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      auto* const start = static_cast<std::byte*>(stretch);
+      survive_signals_in(start, 2 * kThreads * kBytes);
+      Watchdog watchdog;
+      std::vector<std::thread> threads;
+      for (std::size_t i = 0; i < kThreads; ++i) {
+        threads.emplace_back([&, i, &watched = watchdog.watch("neighbour " + std::to_string(i))] {
+          Neighbour neighbour(client, object, start + i * kBytes, start + (kThreads + i) * kBytes,
+                              seed + i);
+          EXPECT_EQ(neighbour.run(200, watched), "") << "thread " << i << " of seed " << seed;
+        });
+      }
+      for (std::thread& thread : threads) thread.join();
+      return 0;
+    });
+    EXPECT_TRUE(outcome.exited(0)) << (from_file ? "file: " : "zeroes: ") << outcome;
+  }
 }
 
 }  // namespace
