@@ -105,11 +105,12 @@ class Processes : public SystemTest {
   // Makes children while threads use the mappings, and sees that nothing of them stays.
   void in_use(const std::function<void(const InUse&)>& make_a_child) {
     {
-      const InUse memory(client_, file_, watchdog_);
+      Watchdog watchdog;
+      const InUse memory(client_, file_, watchdog);
       memory.go_on();
       const std::size_t descriptors = daemon_.open_descriptors();
       const std::size_t before = spaces();
-      Watchdog::Thread& maker = watchdog_.watch("maker of children");
+      Watchdog::Thread& maker = watchdog.watch("maker of children");
       for (int i = 0; i < kRounds && !HasFailure(); ++i) {
         maker.does("making a child");
         make_a_child(memory);
@@ -132,7 +133,6 @@ class Processes : public SystemTest {
   }
 
   PatternFile file_{kPages * kPage};
-  Watchdog watchdog_;
 };
 
 TEST_F(Processes, AForkChildThatCallsExec) {
