@@ -4,8 +4,7 @@
 // Life of what is read here:
 //   1. A writer makes it, and publishes a pointer to it with a release store.
 //   2. A reader opens a Section, loads the pointer (acquire), and uses what it finds until the
-//   Section
-//      ends. It may sleep meanwhile, which holds back everything that is retired meanwhile.
+//      Section ends. It may sleep meanwhile, which holds back everything that is retired meanwhile.
 //   3. The writer publishes a world without it. Only then it retires it: the other way round, a
 //      reader could find it after the grace period had begun.
 //   4. A grace period begins later than that and ends when every section that was open has ended.

@@ -4,11 +4,9 @@
 // Life of an edit:
 //   1. It begins with the published root.
 //   2. Each change first reserves the nodes that it can need at most, which may throw. What follows
-//   cannot
-//      fail, so that the edit is whole between changes. Replaced nodes gather in a chain.
+//      cannot fail, so that the edit is whole between changes. Replaced nodes gather in a chain.
 //   3. commit() publishes the root with one release store, then retires the chain: never before, or
-//   a
-//      reader could find a node after the grace period for it had begun.
+//      a reader could find a node after the grace period for it had begun.
 //   4. Destroyed without a commit, it gives back the nodes that it made, and nothing happened.
 //
 // Locking: the tree's writers are serialised by their caller.

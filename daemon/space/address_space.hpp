@@ -3,17 +3,15 @@
 //
 // Life of a message:
 //   1. The userfaultfd is readable. The home's ring tells; or workers that stay with the space for
-//   a
-//      while look by themselves (fault_worker.hpp). Who comes takes the turn, or leaves it to the
+//      a while look by themselves (fault_worker.hpp). Who comes takes the turn, or leaves it to the
 //      worker that has it.
 //   2. In the turn messages are read. Events (fork, unmap, remap, remove) are carried out at once,
 //      in order; faults are collected.
 //   3. The turn is given up, then the faults are answered (fault_engine.hpp), while other workers
 //      read and answer others.
 //   4. What cannot be answered yet is kept: a page that is read from its file comes back through
-//   the
-//      object's waiter; EAGAIN (an event is under way) comes back with the next event or a timer;
-//      an address that no VMA holds is looked up in the kernel, in a turn.
+//      the object's waiter; EAGAIN (an event is under way) comes back with the next event or a
+//      timer; an address that no VMA holds is looked up in the kernel, in a turn.
 //
 // Why an answer never meets an event. An answer looks a VMA up, and then acts on its addresses.
 // When a read takes an event out, the client's thread goes on; it may move another mapping to those
