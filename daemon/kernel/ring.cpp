@@ -67,10 +67,12 @@ void Ring::start(io_uring_sqe* entry, RingOperation& op) {
   ++in_flight_;
 }
 
-void Ring::read(RingOperation& op, int fd, std::span<std::byte> into, std::int64_t offset) {
+void Ring::read(RingOperation& op, int fd, std::span<std::byte> into, std::int64_t offset,
+                Begin begin) {
   io_uring_sqe* entry = next_entry();
   ::io_uring_prep_read(entry, fd, into.data(), static_cast<unsigned>(into.size()),
                        static_cast<std::uint64_t>(offset));
+  if (begin == Begin::elsewhere) ::io_uring_sqe_set_flags(entry, IOSQE_ASYNC);
   start(entry, op);
 }
 

@@ -45,7 +45,10 @@ class Ring {
   ~Ring();
 
   // At the file's own position when offset is -1 (pipes, eventfds, userfaultfds).
-  void read(RingOperation& op, int fd, std::span<std::byte> into, std::int64_t offset);
+  // elsewhere: on a thread of the kernel's, so that a read that waits keeps nobody else's.
+  enum class Begin { here, elsewhere };
+  void read(RingOperation& op, int fd, std::span<std::byte> into, std::int64_t offset,
+            Begin begin = Begin::here);
   // Completes once with what poll(2) would return in revents, as soon as there is anything to read.
   void await_readable(RingOperation& op, int fd);
   void timeout(RingOperation& op, std::chrono::nanoseconds after);

@@ -30,10 +30,10 @@ FilePager::~FilePager() {
   if (thread_.joinable()) thread_.join();
 }
 
-void FilePager::read(kernel::RingOperation& op, int fd, std::span<std::byte> into,
-                     ByteCount offset) {
-  mailbox_->post([this, &op, fd, into, offset] {
-    ring_->read(op, fd, into, static_cast<std::int64_t>(offset.value()));
+void FilePager::read(kernel::RingOperation& op, int fd, std::span<std::byte> into, ByteCount offset,
+                     kernel::Ring::Begin begin) {
+  mailbox_->post([this, &op, fd, into, offset, begin] {
+    ring_->read(op, fd, into, static_cast<std::int64_t>(offset.value()), begin);
   });
 }
 

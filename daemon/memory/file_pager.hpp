@@ -30,7 +30,8 @@ class FilePager {
 
   // Thread-safe, and does not block. The operation completes on the pager's thread; once the pager
   // has stopped it never does.
-  void read(kernel::RingOperation& op, int fd, std::span<std::byte> into, ByteCount offset);
+  void read(kernel::RingOperation& op, int fd, std::span<std::byte> into, ByteCount offset,
+            kernel::Ring::Begin begin);
 
   // For tests that hold its thread up.
   [[nodiscard]] kernel::Mailbox& mailbox_for_test() const { return *mailbox_; }

@@ -47,8 +47,9 @@ class MemoryObject::Fill final : public kernel::RingOperation {
     const FileSource& file = *object_->spec_.file;
     const ByteCount start = object_->page_size().offset_of(first_) + got_;
     std::byte* into = object_->memory_.data() + start.value();
-    object_->pager_->read(*this, file.fd.get(), {into, (wanted_ - got_).value()},
-                          file.offset + start);
+    object_->pager_->read(
+        *this, file.fd.get(), {into, (wanted_ - got_).value()}, file.offset + start,
+        file.answered_by_others ? kernel::Ring::Begin::elsewhere : kernel::Ring::Begin::here);
   }
 
   void on_complete(int result) override {

@@ -40,6 +40,8 @@ struct FileSource {
   kernel::ForeignFd fd;
   ByteCount offset;  // where the object's first page is
   ByteCount length;  // of content; what follows it in the last page reads zero
+  // Where its reads may wait for a process or a server, they are not begun on the pager's thread.
+  bool answered_by_others = false;
 };
 
 struct ObjectSpec {

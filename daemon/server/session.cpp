@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "daemon/admin/report.hpp"
+#include "daemon/kernel/file_system.hpp"
 #include "daemon/kernel/log_budget.hpp"
 #include "daemon/server/event_packets.hpp"
 #include "daemon/server/json_memfd.hpp"
@@ -75,7 +76,8 @@ Result<ObjectSpec> with_file(ObjectSpec spec, kernel::ForeignFd file, std::uint6
   const std::string path = "/proc/self/fd/" + std::to_string(file.get());
   kernel::ForeignFd own{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK)};
   if (own && ::fcntl(own.get(), F_SETFL, 0) == 0) file = std::move(own);
-  spec.file = FileSource{std::move(file), ByteCount{offset}, spec.content_size};
+  const bool by_others = kernel::answers_by_others(file.get());
+  spec.file = FileSource{std::move(file), ByteCount{offset}, spec.content_size, by_others};
   return spec;
 }
 

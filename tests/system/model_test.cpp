@@ -1340,6 +1340,7 @@ class LaneWorker {
   int run(std::size_t steps) {
     constexpr unsigned kAtMostSeconds = 60;  // a fault that nobody answers ends here
     ::alarm(kAtMostSeconds);
+    survive_stores();
     try {
       if (lane_ % 2 == 0) require(fl_connect(respelled(socket_, 1).c_str(), &client_));
       for (const LaneObject& object : objects_) {
@@ -1400,7 +1401,9 @@ class LaneWorker {
       fork();
     } else if (draw < 22) {
       check(view, 0, view.memory.size());
-    } else if (draw < 60) {
+    } else if (draw < 34) {
+      operate(view, draw);
+    } else if (draw < 62) {
       const std::size_t offset = random_.below(view.memory.size());
       check(view, offset, std::min(random_.between(1, kPage), view.memory.size() - offset));
     } else if (draw < 66) {  // upwards, page after page
@@ -1436,6 +1439,98 @@ class LaneWorker {
       throw Mismatch("madvise");
     }
     for (std::size_t page = from; page < to; ++page) view.own.erase(page);
+  }
+
+  void operate(View& view, std::size_t draw) {
+    if (draw < 24) return protect(view);
+    if (draw < 26) return move(view);
+    if (draw < 28) return resize(view);
+    if (draw < 29) return replace(view);
+    if (draw < 31) return discard_what_nobody_writes();
+    const auto part = pages(view);
+    if (draw < 32) {
+      const auto advice = static_cast<std::uint32_t>(random_.below(FL_ADVICE_COLD + 1));
+      const int result = fl_advise(client_, part.data(), part.size(), advice);
+      if (advice != FL_ADVICE_WILL_NEED || result != -EUSERS) require(result);
+    } else if (draw < 33) {
+      require(fl_populate(client_, part.data(), part.size(),
+                          random_.one_in(2) ? FL_POPULATE_WRITE : 0));
+    } else {
+      require(fl_discard(client_, part.data(), part.size(), FL_DISCARD_COPIES));
+      forget_own(view, part);
+    }
+  }
+
+  // Some of the view's pages.
+  std::span<std::byte> pages(const View& view) {
+    const std::size_t from = random_.below(pages_of(view));
+    const std::size_t count = random_.between(1, pages_of(view) - from);
+    return view.memory.subspan(from * kPage, count * kPage);
+  }
+  static void forget_own(View& view, std::span<std::byte> part) {
+    const auto from = static_cast<std::size_t>(part.data() - view.memory.data()) / kPage;
+    for (std::size_t page = from; page < from + part.size() / kPage; ++page) view.own.erase(page);
+  }
+
+  // Whoever writes meanwhile gets SIGSEGV, and it can be written as before afterwards.
+  void protect(const View& view) {
+    const auto part = pages(view);
+    const bool plain = random_.one_in(2);
+    const auto set = [&](bool writable) {
+      const int access = writable ? PROT_READ | PROT_WRITE : PROT_READ;
+      require(plain
+                  ? ::mprotect(part.data(), part.size(), access)
+                  : fl_protect(client_, part.data(), part.size(), writable ? FL_PROTECT_WRITE : 0));
+    };
+    set(false);
+    const std::size_t at = random_.below(part.size());
+    if (try_to_store(part.data() + at) != -EFAULT) throw Mismatch("a store to read-only memory");
+    set(true);
+  }
+
+  // With what is its own, to another address.
+  void move(View& view) {
+    void* const reserved =
+        ::mmap(nullptr, view.memory.size(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (reserved == MAP_FAILED) throw Mismatch("mmap");
+    void* to = reserved;
+    require(fl_remap(client_, view.memory.data(), view.memory.size(), view.memory.size(),
+                     FL_REMAP_MAYMOVE | FL_REMAP_FIXED, &to));
+    view.memory = {static_cast<std::byte*>(to), view.memory.size()};
+  }
+
+  void resize(View& view) {
+    const std::size_t most = objects_[view.object].initial.size() - view.first;
+    const std::size_t length = random_.between(1, most / kPage) * kPage;
+    void* to = nullptr;
+    require(
+        fl_remap(client_, view.memory.data(), view.memory.size(), length, FL_REMAP_MAYMOVE, &to));
+    view.memory = {static_cast<std::byte*>(to), length};
+    std::erase_if(view.own, [&](const auto& own) { return own.first >= length / kPage; });
+  }
+
+  // By the same once more, of which it has written nothing.
+  void replace(View& view) {
+    void* at = view.memory.data();
+    require(fl_map(handles_[view.object], view.first, view.memory.size(),
+                   (view.is_private ? FL_MAP_PRIVATE : FL_MAP_SHARED) | FL_MAP_WRITE | FL_MAP_FIXED,
+                   &at));
+    view.own.clear();
+  }
+
+  // Its file has the same again, so nobody sees that anything was discarded.
+  void discard_what_nobody_writes() {
+    for (std::size_t i = 0; i < objects_.size(); ++i) {
+      if (objects_[i].written_by_all) continue;
+      const std::size_t all = objects_[i].initial.size() / kPage;
+      const std::size_t from = random_.below(all);
+      const std::size_t length = random_.between(1, all - from) * kPage;
+      void* at = nullptr;
+      require(fl_map(handles_[i], from * kPage, length, FL_MAP_SHARED | FL_MAP_WRITE, &at));
+      require(random_.one_in(2) ? ::madvise(at, length, MADV_REMOVE)
+                                : fl_discard(client_, at, length, FL_DISCARD_CONTENT));
+      require(fl_unmap(client_, at, length));
+    }
   }
 
   void fork() {

@@ -175,10 +175,6 @@ TEST_P(Parallel, AFileThatDoesNotAnswerHoldsUpNoOtherFaultOfTheSpace) {
   const auto zeroes =
       map(create(client, kPages * kPage), kPages * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
 
-  // In memory already: a file of the same user's may wait behind the one that does not answer.
-  ASSERT_EQ(fl_populate(client, fast.data(), fast.size(), 0), 0) << fl_last_error();
-  ASSERT_EQ(::madvise(fast.data(), fast.size(), MADV_DONTNEED), 0);
-
   std::atomic<int> served{0};
   std::vector<std::thread> waiting;
   for (std::size_t i = 0; i < 6; ++i) {
