@@ -167,6 +167,14 @@ class HeldAnswer {
   EventFeed::Subscription watching_;
 };
 
+// Out of line: GCC 12 with AddressSanitizer sees something uninitialized in a member that is not
+// there yet.
+[[gnu::noinline]] memory::ObjectSpec spec_of_a_page() {
+  memory::ObjectSpec spec;
+  spec.content_size = ByteCount{kPage};
+  return spec;
+}
+
 // No read of a file begins before it is released.
 class HeldPager {
  public:
@@ -179,10 +187,9 @@ class HeldPager {
   ~HeldPager() { release(); }
 
   std::shared_ptr<memory::MemoryObject> object(UniqueFd file) {
-    memory::ObjectSpec spec;
-    spec.content_size = ByteCount{kPage};
-    spec.file =
-        memory::FileSource{kernel::ForeignFd{std::move(file)}, ByteCount{0}, ByteCount{kPage}};
+    memory::ObjectSpec spec = spec_of_a_page();
+    spec.file.emplace(
+        memory::FileSource{kernel::ForeignFd{std::move(file)}, ByteCount{0}, ByteCount{kPage}});
     return *memory::MemoryObject::create(ObjectId{2}, std::move(spec), pager_.get());
   }
   void release() {
