@@ -27,6 +27,7 @@
 #include <utility>
 
 #include "tests/system/harness.hpp"
+#include "tests/unit/holes.hpp"
 #include "tests/unit/seed.hpp"
 
 namespace faultline::testing {
@@ -572,8 +573,9 @@ TEST_F(Hostile, ABeaconThatIsNoPageIsRefused) {
   void* const text = ::mmap(nullptr, kPage, PROT_READ, MAP_SHARED, binary.get(), 0);
   ASSERT_NE(text, MAP_FAILED);
   const Memory page(2 * kPage);
-  std::uint64_t unmapped = 0;
-  { unmapped = Memory(kPage).address(); }
+  void* const hole = ::mmap(hint_for_holes(), kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_EQ(::munmap(hole, kPage), 0);
+  const std::uint64_t unmapped = number(hole);
   for (const std::uint64_t beacon :
        {std::uint64_t{0}, page.address() + 1, page.address() + kPage / 2, unmapped, number(text),
         std::uint64_t{1} << 47, ~std::uint64_t{0} - kPage + 1}) {

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "tests/system/racing.hpp"
+#include "tests/unit/holes.hpp"
 #include "tests/unit/seed.hpp"
 
 namespace faultline::testing {
@@ -81,8 +82,8 @@ class Arena {
     }
     // A stretch that nobody else maps anything in: |gap|decoy|home|decoy|gap|away|gap|
     const std::size_t bytes = 5 * kGap * kPage + 2 * kBytes;
-    void* const stretch =
-        ::mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* const stretch = ::mmap(hint_for_holes(), bytes, PROT_NONE,
+                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     EXPECT_NE(stretch, MAP_FAILED) << std::strerror(errno);
     start_ = static_cast<std::byte*>(stretch);
     survive_signals_in(start_, bytes);
@@ -852,7 +853,7 @@ TEST(RaceOfNeighbours, OperationsOfSeveralThreadsDoNotDisturbEachOther) {
     const Outcome outcome = in_child([&] {
       const Client client = connect(daemon.socket());
       const Tagged object(client, 1, kPages * kWindows, from_file);
-      void* const stretch = ::mmap(nullptr, 2 * kThreads * kBytes, PROT_NONE,
+      void* const stretch = ::mmap(hint_for_holes(), 2 * kThreads * kBytes, PROT_NONE,
                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
       auto* const start = static_cast<std::byte*>(stretch);
       survive_signals_in(start, 2 * kThreads * kBytes);

@@ -17,6 +17,7 @@
 
 #include "faultline/faultline.hpp"
 #include "tests/system/harness.hpp"
+#include "tests/unit/holes.hpp"
 
 namespace faultline::testing {
 namespace {
@@ -45,8 +46,8 @@ bool mapped(const void* address) {
 
 // Addresses at which nothing is mapped.
 std::byte* hole(std::size_t bytes) {
-  void* const found =
-      ::mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* const found = ::mmap(hint_for_holes(), bytes, PROT_NONE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   EXPECT_NE(found, MAP_FAILED) << std::strerror(errno);
   ::munmap(found, bytes);
   return static_cast<std::byte*>(found);

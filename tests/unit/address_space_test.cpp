@@ -18,6 +18,8 @@
 #include <thread>
 #include <vector>
 
+#include "tests/unit/holes.hpp"
+
 namespace faultline::space {
 namespace {
 
@@ -296,7 +298,8 @@ TEST_F(AddressSpaceTest, AFailureToReadAFileIsNotThatOfWhatIsMappedThereNow) {
   HeldPager pager;
   // Of a directory no read succeeds.
   void* const memory =
-      map_at(nullptr, pager.object(UniqueFd{::open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC)}));
+      map_at(testing::hint_for_holes(),
+             pager.object(UniqueFd{::open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC)}));
   std::thread touching = toucher(memory);
   wait_for_an_event();
   ASSERT_GT(space_->look().messages, 0U);
