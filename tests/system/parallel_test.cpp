@@ -137,7 +137,7 @@ class HeldFile {
     header.unique = id;
     std::vector<std::byte> packet(header.len);
     std::memcpy(packet.data(), &header, sizeof(header));
-    std::memcpy(packet.data() + sizeof(header), body.data(), body.size());
+    std::copy(body.begin(), body.end(), packet.begin() + sizeof(header));
     // Whoever asked may have gone: ENOENT.
     [[maybe_unused]] const ssize_t sent = ::write(device_.get(), packet.data(), packet.size());
   }
