@@ -16,17 +16,15 @@
 #include <thread>
 #include <vector>
 
+#include "tests/unit/slower.hpp"
+
 namespace faultline::epoch {
 namespace {
 
 using std::chrono::milliseconds;
 using Section = Domain::Section;
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr int kSlower = 10;
-#else
-constexpr int kSlower = 1;
-#endif
+using testing::kSlower;
 
 // A callback that does what it is told to.
 struct Call : Domain::Callback {

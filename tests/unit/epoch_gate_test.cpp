@@ -12,15 +12,12 @@
 #include <vector>
 
 #include "daemon/epoch/domain.hpp"
+#include "tests/unit/slower.hpp"
 
 namespace faultline::epoch {
 namespace {
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr int kSlower = 10;
-#else
-constexpr int kSlower = 1;
-#endif
+using testing::kSlower;
 
 // Runs threads one step at a time, in an order that it is given. A step lasts from one Stepped call
 // to the next, so that it holds one access to shared memory.

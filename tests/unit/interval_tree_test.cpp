@@ -13,15 +13,12 @@
 #include <vector>
 
 #include "tests/unit/seed.hpp"
+#include "tests/unit/slower.hpp"
 
 namespace faultline::epoch {
 namespace {
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr int kSlower = 10;
-#else
-constexpr int kSlower = 1;
-#endif
+using testing::kSlower;
 
 struct Value {
   std::uint64_t id;
@@ -518,7 +515,8 @@ TEST(IntervalTree, AnAllocationThatFailsAnywhereLeavesItAsItWas) {
   EXPECT_GT(failures, 30U);
 }
 
-// After hours of mapping and unmapping, the nodes are still half full at least.
+// After hours of mapping and unmapping, the nodes are still half full at least, and no more than
+// they and what the pool keeps for the next updates is allocated.
 TEST(IntervalTree, StaysSmallUnderChurn) {
   Domain domain("test");
   Tree tree(domain);
@@ -533,10 +531,15 @@ TEST(IntervalTree, StaysSmallUnderChurn) {
   }
   domain.barrier();
   expect_well_formed(tree.view());
-  const double bytes =
-      static_cast<double>(tree.memory_bytes()) / static_cast<double>(tree.view().size());
-  RecordProperty("bytes_per_interval", std::to_string(bytes));
-  EXPECT_LT(bytes, 64) << tree.view().size() << " intervals";
+  const std::size_t intervals = tree.view().size();
+  const std::size_t leaves = intervals / detail::Leaf::kLeast + 1;
+  const std::size_t inners = leaves / (detail::Inner::kLeast - 1) + 2;  // on all levels
+  // Leaves, inner nodes, and of either kind those on their way back, with their batches.
+  const std::size_t kept = detail::NodePool::kKeepLeast + leaves / detail::NodePool::kKeepShare;
+  const std::size_t most =
+      leaves * sizeof(detail::Leaf) + inners * sizeof(detail::Inner) +
+      kept * (sizeof(detail::Leaf) + 2 * sizeof(detail::Inner) + sizeof(detail::NodePool::Batch));
+  EXPECT_LT(tree.memory_bytes(), most) << intervals << " intervals";
 }
 
 // A value that its user retires, and that says so when it is used later.
