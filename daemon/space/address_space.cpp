@@ -406,9 +406,7 @@ int AddressSpace::come_to_rest() {
 
 std::shared_ptr<memory::MemoryObject> AddressSpace::object_of(std::uint64_t inode) const {
   if (auto object = handles_->find_inode(inode)) return object;
-  for (const Vma& vma : vmas_.all()) {
-    if (vma.object->memfd().inode() == inode) return vma.object;
-  }
+  if (auto object = vmas_.find_object(inode)) return object;
   for (const Vma& vma : inherited_) {
     if (vma.object->memfd().inode() == inode) return vma.object;
   }

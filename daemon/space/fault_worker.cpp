@@ -146,12 +146,6 @@ void FaultWorker::answered(AddressSpace& space) {
 }
 
 Status FaultWorker::wait() {
-  // What the last round did may have polled the ring, and raised a signal that was looked at
-  // before: nothing further need complete to end a sleep.
-  if (mail_.raised() || sweep_timer_.raised() || later_timer_.raised()) {
-    ring_->poll();
-    return {};
-  }
   if (attended_ && keep_looking()) return {};
   idle_.store(true, std::memory_order_relaxed);
   Status waited = ring_->wait();
@@ -231,12 +225,7 @@ void FaultWorker::run_tasks() {
 }
 
 void FaultWorker::sweep() {
-  // By index: check() lets the ring run, which may bring children.
-  // NOLINTNEXTLINE(modernize-loop-convert)
-  for (std::size_t i = 0; i < spaces_.size(); ++i) {
-    const std::shared_ptr<AddressSpace> space = spaces_.at(i);
-    space->check();
-  }
+  for (const auto& space : spaces_) space->check();
 }
 
 void FaultWorker::reap() {
@@ -249,11 +238,7 @@ void FaultWorker::reap() {
 
 bool FaultWorker::retire_step() {
   bool all = true;
-  // NOLINTNEXTLINE(modernize-loop-convert): as in sweep()
-  for (std::size_t i = 0; i < spaces_.size(); ++i) {
-    const std::shared_ptr<AddressSpace> space = spaces_.at(i);
-    all = space->retire() && all;
-  }
+  for (const auto& space : spaces_) all = space->retire() && all;
   if (!all && std::chrono::steady_clock::now() > retire_by_) {
     spdlog::error(
         "fault worker {}: clients in the middle of a fork or an unmap did not come to an end "

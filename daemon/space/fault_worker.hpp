@@ -18,7 +18,8 @@
 // leaves by AddressSpace::rest(), which looks once more in a turn that somebody must take.
 //
 // Other threads reach it by its mailbox. Letters, sweeps and the reaping of dead spaces run at the
-// top level of its loop, never inside a completion, so that they may let the ring run.
+// top level of its loop, never inside a completion. New spaces come by letters alone, also the
+// children that it finds itself: while it walks over its spaces none is added.
 #pragma once
 
 #include <atomic>
@@ -94,7 +95,6 @@ class FaultWorker final : public SpaceHost {
    public:
     void on_complete(int) override { raised_ = true; }
     [[nodiscard]] bool take() { return std::exchange(raised_, false); }
-    [[nodiscard]] bool raised() const { return raised_; }
 
    private:
     bool raised_ = false;

@@ -11,6 +11,7 @@ Result<std::shared_ptr<VmaActivity>> VmaActivity::clone() const {
     auto broken = broken_->clone();
     if (!broken) return propagate(broken);
     copy->broken_ = std::move(*broken);
+    copy->prepared_.store(true, std::memory_order_relaxed);  // nobody else has the copy yet
   }
   return copy;
 }
@@ -38,11 +39,14 @@ std::shared_ptr<VmaActivity> VmaActivity::without_breaks() const {
 }
 
 Status VmaActivity::prepare_breaks() {
+  // Relaxed: who uses the set takes the lock, and the store was made under it.
+  if (prepared_.load(std::memory_order_relaxed)) return {};
   const std::lock_guard lock(mutex_);
   if (broken_) return {};
   auto set = PageSet::create(first_, size_);
   if (!set) return propagate(set);
   broken_ = std::move(*set);
+  prepared_.store(true, std::memory_order_relaxed);
   return {};
 }
 

@@ -2,9 +2,11 @@
 // object. The pieces that an unmap or a change of protection cuts the mapping into share it. Must
 // never be held locked over a system call.
 //
-// Locking: mutex_ guards fault_around_ and broken_; leaf lock, held for nanoseconds. Thread-safe.
+// Locking: mutex_ guards fault_around_ and broken_; leaf lock, held for nanoseconds. prepared_ says
+// without it that broken_ is there, for good. Thread-safe.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -56,6 +58,7 @@ class VmaActivity {
   mutable std::mutex mutex_;
   FaultAround fault_around_;
   std::optional<PageSet> broken_;  // made when the first is near
+  std::atomic<bool> prepared_{false};
 };
 
 }  // namespace faultline::space

@@ -109,6 +109,16 @@ VmaRef VmaTree::find(Vaddr address) const {
   }
 }
 
+std::shared_ptr<memory::MemoryObject> VmaTree::find_object(std::uint64_t inode) const {
+  std::shared_ptr<memory::MemoryObject> found;
+  const epoch::Domain::Section section(domain_);
+  tree_.view().for_each(0, UINT64_MAX, [&](const Entry& entry) {
+    if (entry.value->vma.object->memfd().inode() == inode) found = entry.value->vma.object;
+    return found == nullptr;
+  });
+  return found;
+}
+
 std::vector<Vma> VmaTree::all() const {
   return overlapping(Vaddr{0}, Vaddr{~std::uint64_t{0}});
 }

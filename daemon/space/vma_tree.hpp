@@ -66,6 +66,8 @@ class VmaTree {
 
   // Null where no VMA holds the address.
   [[nodiscard]] VmaRef find(Vaddr address) const;
+  // Null where no VMA shows an object of that inode.
+  [[nodiscard]] std::shared_ptr<memory::MemoryObject> find_object(std::uint64_t inode) const;
   // Copies, of one version.
   [[nodiscard]] std::vector<Vma> all() const;
   // The pieces of VMAs in [start, end).
