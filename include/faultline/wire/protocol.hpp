@@ -116,6 +116,7 @@ struct ObjectCreateRequest {  // + the file, with kObjectFromFile
   std::uint32_t page_size = 0;  // bytes; 0 for the default
   std::uint32_t reserved = 0;
   Name name{};  // empty: anonymous
+  std::array<std::uint8_t, 7> padding{};
 };
 
 enum class Access : std::uint32_t { read_only = 1, read_write = 2 };
@@ -124,6 +125,7 @@ struct ObjectOpenRequest {
   Access access{};
   std::uint32_t reserved = 0;
   Name name{};
+  std::array<std::uint8_t, 3> padding{};
 };
 struct ObjectReply {  // + the memfd, read-only where access says so
   std::uint64_t handle = 0;
@@ -154,6 +156,7 @@ struct ObjectStatReply {
   std::uint32_t linked = 0;
   std::uint32_t from_file = 0;
   Name name{};
+  std::array<std::uint8_t, 7> padding{};
 };
 
 inline constexpr std::uint32_t kMapShared = 1U << 0;
@@ -271,6 +274,7 @@ struct WatchRequest {
   // Of this object alone, whichever of the two fits: 0 and empty for all.
   std::uint64_t object_id = 0;
   Name object_name{};
+  std::array<std::uint8_t, 7> padding{};
 };
 
 inline constexpr std::uint8_t kEventShared = 1U << 0;    // of the mapping
@@ -302,17 +306,26 @@ struct EventsHeader {
 inline constexpr std::size_t kMaxEvents =
     (kMaxPacket - sizeof(ReplyHeader) - sizeof(EventsHeader)) / sizeof(Event);
 
-// Nothing but what was put there is sent.
-static_assert(std::has_unique_object_representations_v<Event> && sizeof(Event) == 208);
-static_assert(std::has_unique_object_representations_v<EventsHeader>);
-static_assert(std::is_trivially_copyable_v<RequestHeader> && sizeof(RequestHeader) == 24);
-static_assert(std::is_trivially_copyable_v<ReplyHeader> && sizeof(ReplyHeader) == 264);
-static_assert(std::is_trivially_copyable_v<ObjectCreateRequest>);
-static_assert(std::is_trivially_copyable_v<ProtectRequest> && sizeof(ProtectRequest) == 24);
-static_assert(std::is_trivially_copyable_v<AdviseRequest> && sizeof(AdviseRequest) == 24);
-static_assert(std::is_trivially_copyable_v<PopulateRequest> && sizeof(PopulateRequest) == 24);
-static_assert(std::is_trivially_copyable_v<JobProgressReply> && sizeof(JobProgressReply) == 32);
-static_assert(std::is_trivially_copyable_v<Stats> && sizeof(Stats) == 128);
+// Nothing but what was put there is sent: no record has bytes that no field names.
+template <typename... Records>
+inline constexpr bool kAllNamed = (std::has_unique_object_representations_v<Records> && ...);
+static_assert(kAllNamed<RequestHeader, ReplyHeader, HelloRequest, HelloReply, AttachNewRequest,
+                        AttachForkedRequest, AttachReply, ObjectCreateRequest, ObjectOpenRequest,
+                        ObjectReply, HandleRequest, UnlinkRequest, ObjectStatReply, MapRequest,
+                        ProtectRequest, AdviseRequest, RediscoverRequest, PopulateRequest,
+                        PopulateReply, JobRequest, JobProgressReply, MappingStatsRequest, Stats,
+                        AdminRequest, AdminReply, WatchRequest, Event, EventsHeader>);
+// What both sides were built for is the same.
+static_assert(sizeof(Event) == 208);
+static_assert(sizeof(RequestHeader) == 24);
+static_assert(sizeof(ReplyHeader) == 264);
+static_assert(sizeof(ObjectCreateRequest) == 168 && sizeof(ObjectOpenRequest) == 140);
+static_assert(sizeof(ObjectStatReply) == 192 && sizeof(WatchRequest) == 152);
+static_assert(sizeof(ProtectRequest) == 24);
+static_assert(sizeof(AdviseRequest) == 24);
+static_assert(sizeof(PopulateRequest) == 24);
+static_assert(sizeof(JobProgressReply) == 32);
+static_assert(sizeof(Stats) == 128);
 static_assert(sizeof(ReplyHeader) + sizeof(ObjectStatReply) <= kMaxPacket);
 
 }  // namespace faultline::wire
