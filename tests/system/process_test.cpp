@@ -108,8 +108,7 @@ class Processes : public SystemTest {
       Watchdog watchdog;
       const InUse memory(client_, file_, watchdog);
       memory.go_on();
-      const std::size_t descriptors = daemon_.open_descriptors();
-      const std::size_t before = spaces();
+      const Held before = held();
       Watchdog::Thread& maker = watchdog.watch("maker of children");
       for (int i = 0; i < kRounds && !HasFailure(); ++i) {
         maker.does("making a child");
@@ -117,13 +116,24 @@ class Processes : public SystemTest {
       }
       maker.rests();
       memory.go_on();
-      EXPECT_TRUE(eventually([&] {
-        return spaces() == before && daemon_.open_descriptors() <= descriptors;
-      })) << spaces()
-          << " spaces, " << before << " before; descriptors, " << descriptors << " before:\n"
-          << daemon_.describe_descriptors();
+      expect_no_more_than(before);
     }
     EXPECT_EQ(daemon_.log().find("[error]"), std::string::npos) << daemon_.log();
+  }
+  // What the daemon has for its clients.
+  struct Held {
+    std::size_t spaces;
+    std::size_t descriptors;
+  };
+  Held held() { return {spaces(), daemon_.open_descriptors()}; }
+  void expect_no_more_than(const Held& before) {
+    EXPECT_TRUE(eventually([&] {
+      const Held now = held();
+      return now.spaces == before.spaces && now.descriptors <= before.descriptors;
+    })) << spaces()
+        << " spaces, " << before.spaces << " before; descriptors, " << before.descriptors
+        << " before:\n"
+        << daemon_.describe_descriptors();
   }
   static void expect_ends_well(pid_t child) {
     Outcome outcome;
@@ -240,8 +250,7 @@ TEST_F(Processes, ARawCloneChildThatCallsExecAtOnce) {
 
 // The process itself calls exec, and its threads end in the middle of their faults.
 TEST_F(Processes, AProcessWhoseThreadsFaultCallsExec) {
-  const std::size_t descriptors = daemon_.open_descriptors();
-  const std::size_t before = spaces();
+  const Held before = held();
   for (int i = 0; i < kRounds; ++i) {
     const Outcome outcome = in_child([&] {
       Watchdog watchdog;
@@ -252,11 +261,7 @@ TEST_F(Processes, AProcessWhoseThreadsFaultCallsExec) {
     });
     ASSERT_TRUE(outcome.exited(0)) << outcome;
   }
-  EXPECT_TRUE(eventually([&] {
-    return spaces() == before && daemon_.open_descriptors() <= descriptors;
-  })) << spaces()
-      << " spaces, " << before << " before; descriptors, " << descriptors << " before:\n"
-      << daemon_.describe_descriptors();
+  expect_no_more_than(before);
   EXPECT_EQ(daemon_.log().find("[error]"), std::string::npos) << daemon_.log();
 }
 

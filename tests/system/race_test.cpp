@@ -385,8 +385,8 @@ class Arena {
                 : ending == Ending::segv ? "SIGSEGV"
                                          : "SIGBUS",
                 value);
-            (void)!::write(STDERR_FILENO, text.data(), static_cast<std::size_t>(length));
-            end_child(1);
+            const auto whole = static_cast<std::size_t>(length);
+            end_child(::write(STDERR_FILENO, text.data(), whole) == length ? 1 : 3);
           }
         }
       }
