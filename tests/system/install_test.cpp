@@ -107,8 +107,7 @@ TEST_F(Install, TheExamplesRunWithADaemonThatIsNotToldOfForks) {
                           std::to_string(::getpid()) + "/fd/" + std::to_string(file.fd()));
   EXPECT_EQ(workers.code, 0) << workers.output;
   EXPECT_NE(workers.output.find("every byte is right"), std::string::npos) << workers.output;
-  EXPECT_TRUE(
-      eventually([&] { return daemon.ask(wire::AdminQuery::objects)["objects"].empty(); }))
+  EXPECT_TRUE(eventually([&] { return daemon.ask(wire::AdminQuery::objects)["objects"].empty(); }))
       << "its name was taken back, and it goes with the last process";
 }
 
