@@ -4,6 +4,7 @@
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cstdint>
@@ -43,6 +44,37 @@ Status HoleGuard::guard(const MappedMemory& memory) const {
                       " bytes of an object against holes");
   }
   return {};
+}
+
+Status HoleGuard::put(const MappedMemory& memory, ByteCount offset,
+                      std::span<const std::byte> pages) const {
+  std::byte* const to = memory.data() + offset.value();
+  std::size_t done = 0;
+  while (done < pages.size()) {
+    uffdio_copy request{};
+    request.dst = reinterpret_cast<std::uintptr_t>(to + done);
+    request.src = reinterpret_cast<std::uintptr_t>(pages.data() + done);
+    request.len = pages.size() - done;
+    if (::ioctl(fd_.get(), UFFDIO_COPY, &request) == 0) return {};
+    if (request.copy > 0) {
+      done += static_cast<std::size_t>(request.copy);
+    } else if (errno != EEXIST) {
+      return fail_errno("putting " + std::to_string(pages.size() - done) + " bytes at " +
+                        std::to_string(offset.value() + done));
+    } else if (const std::size_t page = kBasePage.bytes().value();
+               write_over(to + done, pages.subspan(done, page))) {
+      done += page;
+    }
+  }
+  return {};
+}
+
+// Not by a store: the page may be gone by now, and then this fails.
+bool HoleGuard::write_over(std::byte* to, std::span<const std::byte> page) {
+  const iovec from{const_cast<std::byte*>(page.data()), page.size()};
+  const iovec into{to, page.size()};
+  return ::process_vm_writev(::getpid(), &from, 1, &into, 1, 0) ==
+         static_cast<ssize_t>(page.size());
 }
 
 }  // namespace faultline::kernel

@@ -1,12 +1,16 @@
-// Makes reading a hole of a memfd, through mappings that are guarded, fail instead of allocating a
-// page of zeroes there. Must never guard what something still has to be written through.
+// Keeps pages of a memfd from ever being there without their content. Mappings that are guarded
+// never allocate a page of zeroes where the memfd has a hole: using one fails, and what is to fill
+// it comes as a whole. Must never be read: then a fault would wait for an answer.
 //
-// It is a userfaultfd of the daemon's own that nobody reads: with UFFD_FEATURE_SIGBUS a fault that
-// would need it is an error at once. A system call that copies from a hole gets EFAULT; the daemon
-// itself must not look, and would get SIGBUS. What is in memory or swapped out is read as ever.
+// It is a userfaultfd of the daemon's own. With UFFD_FEATURE_SIGBUS a fault that would need it is
+// an error at once: a system call that copies from or to a hole gets EFAULT; the daemon itself must
+// not look, and would get SIGBUS. What is in memory or swapped out is used as ever.
 //
 // Thread-safe.
 #pragma once
+
+#include <cstddef>
+#include <span>
 
 #include "daemon/kernel/error.hpp"
 #include "daemon/kernel/mapped_memory.hpp"
@@ -23,9 +27,15 @@ class HoleGuard {
   // Errors: EINVAL of other memory; ENOMEM.
   [[nodiscard]] Status guard(const MappedMemory& memory) const;
 
+  // Puts whole pages there, each in one step for everybody who has the memfd. Pages that somebody
+  // else allocated meanwhile are written over. Blocks for no lock of the memfd's. Errors: ENOMEM.
+  [[nodiscard]] Status put(const MappedMemory& memory, ByteCount offset,
+                           std::span<const std::byte> pages) const;
+
  private:
   explicit HoleGuard(UniqueFd fd) : fd_(std::move(fd)) {}
   static Result<HoleGuard> create();
+  [[nodiscard]] static bool write_over(std::byte* to, std::span<const std::byte> page);
 
   UniqueFd fd_;
 };

@@ -85,6 +85,9 @@ class PageSize {
   [[nodiscard]] constexpr Vaddr round_down(Vaddr a) const {
     return Vaddr{a.value() & ~(bytes().value() - 1)};
   }
+  [[nodiscard]] constexpr ByteCount round_down(ByteCount n) const {
+    return ByteCount{n.value() & ~(bytes().value() - 1)};
+  }
   // The caller has checked that rounding up does not overflow.
   [[nodiscard]] constexpr ByteCount round_up(ByteCount n) const {
     return ByteCount{(n.value() + bytes().value() - 1) & ~(bytes().value() - 1)};

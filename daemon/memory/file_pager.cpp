@@ -12,7 +12,8 @@ namespace faultline::memory {
 
 namespace {
 constexpr unsigned kRingEntries = 256;
-}
+constexpr std::size_t kMostBuffersKept = 4;
+}  // namespace
 
 Result<std::unique_ptr<FilePager>> FilePager::create() {
   auto ring = kernel::Ring::create(kRingEntries);
@@ -30,11 +31,27 @@ FilePager::~FilePager() {
   if (thread_.joinable()) thread_.join();
 }
 
+void FilePager::post(std::function<void()> step) {
+  mailbox_->post(std::move(step));
+}
+
 void FilePager::read(kernel::RingOperation& op, int fd, std::span<std::byte> into, ByteCount offset,
                      kernel::Ring::Begin begin) {
-  mailbox_->post([this, &op, fd, into, offset, begin] {
-    ring_->read(op, fd, into, static_cast<std::int64_t>(offset.value()), begin);
-  });
+  ring_->read(op, fd, into, static_cast<std::int64_t>(offset.value()), begin);
+}
+
+Result<kernel::MappedMemory> FilePager::take_buffer() {
+  if (buffers_.empty()) {
+    return kernel::MappedMemory::create(kBuffer, PROT_READ | PROT_WRITE,
+                                        MAP_PRIVATE | MAP_ANONYMOUS);
+  }
+  kernel::MappedMemory buffer = std::move(buffers_.back());
+  buffers_.pop_back();
+  return buffer;
+}
+
+void FilePager::give_back(kernel::MappedMemory buffer) {
+  if (buffers_.size() < kMostBuffersKept) buffers_.push_back(std::move(buffer));
 }
 
 void FilePager::begin_stop() {

@@ -8,13 +8,16 @@
 #include <sys/types.h>
 
 #include <chrono>
+#include <functional>
 #include <future>
 #include <map>
 #include <memory>
 #include <span>
 #include <thread>
+#include <vector>
 
 #include "daemon/kernel/mailbox.hpp"
+#include "daemon/kernel/mapped_memory.hpp"
 #include "daemon/kernel/ring.hpp"
 #include "daemon/kernel/units.hpp"
 
@@ -22,19 +25,24 @@ namespace faultline::memory {
 
 class FilePager {
  public:
+  // A whole number of pages, and so little that what was read is in the caches when it is copied.
+  static constexpr ByteCount kBuffer{256U << 10};
+
   // Errors: as io_uring_setup(2) and eventfd(2).
   static Result<std::unique_ptr<FilePager>> create();
   FilePager(const FilePager&) = delete;
   FilePager& operator=(const FilePager&) = delete;
   ~FilePager();
 
-  // Thread-safe, and does not block. The operation completes on the pager's thread; once the pager
-  // has stopped it never does.
+  // Thread-safe, and does not block. The step is taken on the pager's thread; once the pager has
+  // stopped it never is.
+  void post(std::function<void()> step);
+  // The rest on the pager's thread, on which the operation completes.
   void read(kernel::RingOperation& op, int fd, std::span<std::byte> into, ByteCount offset,
             kernel::Ring::Begin begin);
-
-  // For tests that hold its thread up.
-  [[nodiscard]] kernel::Mailbox& mailbox_for_test() const { return *mailbox_; }
+  // Of kBuffer bytes, with anything in it. Errors: ENOMEM.
+  [[nodiscard]] Result<kernel::MappedMemory> take_buffer();
+  void give_back(kernel::MappedMemory buffer);
 
   void begin_stop();
   // False where a read has not come to an end until then: this object must then not be destroyed.
@@ -56,6 +64,7 @@ class FilePager {
   std::shared_ptr<kernel::Mailbox> mailbox_;
   Mail mail_;
   std::uint64_t mail_count_ = 0;
+  std::vector<kernel::MappedMemory> buffers_;  // that nobody has: fresh ones cost page faults
   bool stopping_ = false;
   std::promise<void> ended_;
   std::thread thread_;

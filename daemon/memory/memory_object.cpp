@@ -4,35 +4,18 @@
 #include <cassert>
 #include <utility>
 
-#include "daemon/kernel/hole_guard.hpp"
 #include "daemon/kernel/log_budget.hpp"
 
 namespace faultline::memory {
 
-namespace {
-
-// To copy from, and never to find zeroes where the file has something else.
-Result<kernel::MappedMemory> map_guarded(const kernel::Memfd& memfd, ByteCount size) {
-  auto guard = kernel::HoleGuard::of_process();
-  if (!guard) return propagate(guard);
-  auto memory = kernel::MappedMemory::create(size, PROT_READ, MAP_SHARED | MAP_NORESERVE,
-                                             memfd.writable_fd());
-  if (!memory) return propagate(memory);
-  if (auto guarded = (*guard)->guard(*memory); !guarded) return propagate(guarded);
-  return memory;
-}
-
-}  // namespace
-
-// One read of a run of pages, and who waits for it. Keeps its object alive until the read has
-// ended.
+// One read of a run of pages, in parts of a buffer's size, and who waits for it. Keeps its object
+// alive until the read has ended.
 class MemoryObject::Fill final : public kernel::RingOperation {
  public:
   Fill(std::shared_ptr<MemoryObject> object, PageIndex first, PageCount count)
       : object_(std::move(object)), first_(first), count_(count) {
-    const FileSource& file = *object_->spec_.file;
-    const ByteCount start = object_->page_size().offset_of(first_);
-    wanted_ = std::min(object_->page_size().bytes(count_), file.length - start);
+    const ByteCount length = object_->spec_.file->length;
+    wanted_ = std::min(object_->page_size().bytes(count_), length - start());
   }
 
   [[nodiscard]] PageIndex first() const { return first_; }
@@ -44,43 +27,81 @@ class MemoryObject::Fill final : public kernel::RingOperation {
   std::vector<std::pair<PageIndex, Waiter>> take_waiters() { return std::exchange(waiters_, {}); }
 
   void submit() {
-    const FileSource& file = *object_->spec_.file;
-    const ByteCount start = object_->page_size().offset_of(first_) + got_;
-    std::byte* into = object_->memory_.data() + start.value();
-    object_->pager_->read(
-        *this, file.fd.get(), {into, (wanted_ - got_).value()}, file.offset + start,
-        file.answered_by_others ? kernel::Ring::Begin::elsewhere : kernel::Ring::Begin::here);
+    object_->pager_->post([this] { begin(); });
   }
 
   void on_complete(int result) override {
-    if (result == -EINTR || result == -EAGAIN) return submit();
+    if (result == -EINTR || result == -EAGAIN) return go_on();
     if (result > 0) {
       got_ = got_ + ByteCount{static_cast<std::uint64_t>(result)};
-      if (got_ < wanted_) return submit();  // a short read is not yet the end of the file
+      if (got_ < part()) return go_on();  // a short read is not yet the end of the file
     }
-    // Whole pages only: the page in which the file now ends has lost content that it had.
-    const PageCount supplied = got_ == wanted_ ? count_ : object_->page_size().pages(got_);
-    const std::shared_ptr<MemoryObject> object = object_;  // finish destroys this fill
-    object->finish(*this, supplied, result < 0 ? -result : ENODATA);
+    if (auto put = put_what_came(); !put) return end(put.error().code());
+    if (result <= 0) return end(result < 0 ? -result : ENODATA);
+    if (done_ == wanted_) return end(0);
+    go_on();
   }
 
  private:
+  // The pager's thread, as all that follows.
+  void begin() {
+    auto buffer = object_->pager_->take_buffer();
+    if (!buffer) return end(buffer.error().code());
+    buffer_ = std::move(*buffer);
+    go_on();
+  }
+  void go_on() {
+    const FileSource& file = *object_->spec_.file;
+    object_->pager_->read(
+        *this, file.fd.get(), buffer_.bytes().subspan(got_.value(), (part() - got_).value()),
+        file.offset + start() + done_ + got_,
+        file.answered_by_others ? kernel::Ring::Begin::elsewhere : kernel::Ring::Begin::here);
+  }
+  Status put_what_came() {
+    const PageSize page_size = object_->page_size();
+    ByteCount bytes = got_;
+    if (got_ == part()) {
+      bytes = page_size.round_up(got_);
+      std::ranges::fill(buffer_.bytes().first(bytes.value()).subspan(got_.value()), std::byte{0});
+    } else {
+      // Whole pages only: the page in which the file now ends has lost content that it had.
+      got_ = bytes = page_size.round_down(got_);
+    }
+    auto put = object_->guard_->put(object_->memory_, start() + done_,
+                                    buffer_.bytes().first(bytes.value()));
+    if (put) done_ = done_ + got_;
+    got_ = ByteCount{0};
+    return put;
+  }
+  void end(int error) {
+    if (buffer_.data() != nullptr) object_->pager_->give_back(std::move(buffer_));
+    const PageCount supplied = done_ == wanted_ ? count_ : object_->page_size().pages(done_);
+    const std::shared_ptr<MemoryObject> object = object_;  // finish destroys this fill
+    object->finish(*this, supplied, error);
+  }
+
+  [[nodiscard]] ByteCount start() const { return object_->page_size().offset_of(first_); }
+  // How much of the file the buffer is to hold now.
+  [[nodiscard]] ByteCount part() const { return std::min(FilePager::kBuffer, wanted_ - done_); }
+
   std::shared_ptr<MemoryObject> object_;
   PageIndex first_;
   PageCount count_;
-  ByteCount wanted_;
-  ByteCount got_;
+  kernel::MappedMemory buffer_;
+  ByteCount wanted_;  // from the file
+  ByteCount done_;    // of it, in the memfd: whole buffers, until the last
+  ByteCount got_;     // in the buffer
   std::vector<std::pair<PageIndex, Waiter>> waiters_;
 };
 
 MemoryObject::MemoryObject(ObjectId id, ObjectSpec spec, kernel::Memfd memfd,
-                           kernel::MappedMemory memory, kernel::MappedMemory guarded,
+                           kernel::MappedMemory memory, const kernel::HoleGuard* guard,
                            PageTable pages, FilePager* pager)
     : id_(id),
       spec_(std::move(spec)),
       memfd_(std::move(memfd)),
       memory_(std::move(memory)),
-      guarded_(std::move(guarded)),
+      guard_(guard),
       pages_(std::move(pages)),
       pager_(pager) {}
 
@@ -94,17 +115,17 @@ Result<std::shared_ptr<MemoryObject>> MemoryObject::create(ObjectId id, ObjectSp
   auto memory = kernel::MappedMemory::create(size, PROT_READ | PROT_WRITE,
                                              MAP_SHARED | MAP_NORESERVE, memfd->writable_fd());
   if (!memory) return propagate(memory);
-  kernel::MappedMemory guarded;
+  const kernel::HoleGuard* guard = nullptr;
   if (spec.file) {
-    auto mapped = map_guarded(*memfd, size);
-    if (!mapped) return propagate(mapped);
-    guarded = std::move(*mapped);
+    auto of_process = kernel::HoleGuard::of_process();
+    if (!of_process) return propagate(of_process);
+    guard = *of_process;
+    if (auto guarded = guard->guard(*memory); !guarded) return propagate(guarded);
   }
   auto pages = PageTable::create(spec.page_size.pages(size));
   if (!pages) return propagate(pages);
-  return std::shared_ptr<MemoryObject>{new MemoryObject(id, std::move(spec), std::move(*memfd),
-                                                        std::move(*memory), std::move(guarded),
-                                                        std::move(*pages), pager)};
+  return std::shared_ptr<MemoryObject>{new MemoryObject(
+      id, std::move(spec), std::move(*memfd), std::move(*memory), guard, std::move(*pages), pager)};
 }
 
 void MemoryObject::log(PageIndex page, const std::string& what) const {

@@ -4,10 +4,13 @@
 //
 // Life of a page of a file object:
 //   1. A worker finds it absent, claims it and what follows it in the window, and has the pager of
-//      the object's owner read the file into the memfd, once for all of it. Whoever wants the page
-//      meanwhile leaves a waiter.
-//   2. The read completes: the pages are marked resident, then the waiters are told.
-//   3. Or it fails: the entries return to absent, whatever the memfd now holds of them; then the
+//      the object's owner read the file, once for all of it. Whoever wants the page meanwhile
+//      leaves a waiter.
+//   2. What was read is put into the memfd, page by page with its whole content. It must not be
+//      read to there: a worker that saw the page resident, before a writer took it out, would find
+//      it half read.
+//   3. The read completes: the pages are marked resident, then the waiters are told.
+//   4. Or it fails: the entries return to absent, whatever the memfd now holds of them; then the
 //      waiters are told: to try the page alone when the read was of several, that it cannot be had
 //      when it was of one.
 // A page of a zero-fill object is allocated in the memfd and marked, at once.
@@ -28,6 +31,7 @@
 #include <vector>
 
 #include "daemon/kernel/closer.hpp"
+#include "daemon/kernel/hole_guard.hpp"
 #include "daemon/kernel/memfd.hpp"
 #include "daemon/kernel/units.hpp"
 #include "daemon/memory/file_pager.hpp"
@@ -87,8 +91,7 @@ class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
   // The page is resident; where a writer tore it out all the same, EFAULT tells so if a file is
   // behind the object, and zeroes are what it has otherwise.
   [[nodiscard]] const std::byte* content(PageIndex page) const {
-    const kernel::MappedMemory& memory = from_file() ? guarded_ : memory_;
-    return memory.data() + spec_.page_size.offset_of(page).value();
+    return memory_.data() + spec_.page_size.offset_of(page).value();
   }
 
   // Makes pages from first on resident, at most window of them. Returns how many are so now, from
@@ -117,7 +120,7 @@ class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
  private:
   class Fill;
   MemoryObject(ObjectId id, ObjectSpec spec, kernel::Memfd memfd, kernel::MappedMemory memory,
-               kernel::MappedMemory guarded, PageTable pages, FilePager* pager);
+               const kernel::HoleGuard* guard, PageTable pages, FilePager* pager);
 
   PageCount populate_zero(PageIndex first, PageCount window, const Waiter& waiter);
   PageCount populate_file(PageIndex first, PageCount window, Waiter waiter);
@@ -129,7 +132,7 @@ class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
   ObjectSpec spec_;
   kernel::Memfd memfd_;
   kernel::MappedMemory memory_;
-  kernel::MappedMemory guarded_;  // the same again where a file is behind it, see hole_guard.hpp
+  const kernel::HoleGuard* guard_;  // of the memory, where a file is behind it; else null
   PageTable pages_;
   FilePager* pager_;
   std::atomic<std::uint64_t> fills_begun_{0};

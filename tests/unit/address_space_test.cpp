@@ -181,8 +181,7 @@ class HeldAnswer {
 class HeldPager {
  public:
   HeldPager() : pager_(memory::FilePager::create().value()) {
-    pager_->mailbox_for_test().post(
-        [released = release_.get_future().share()] { released.wait(); });
+    pager_->post([released = release_.get_future().share()] { released.wait(); });
   }
   HeldPager(const HeldPager&) = delete;
   HeldPager& operator=(const HeldPager&) = delete;

@@ -1,11 +1,14 @@
 // Objects and their directory: rights, names, limits, and reading from files.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdio>
 #include <cstring>
+#include <future>
 
 #include "daemon/memory/object_directory.hpp"
 #include "daemon/space/handle_table.hpp"
@@ -140,8 +143,7 @@ TEST_F(FileObject, TwoWhoWantOnePageShareOneRead) {
   std::promise<Supply> second;
   std::promise<void> both_wait;
   // The pager's thread is held until both have asked.
-  kernel::Mailbox& held = pager_->mailbox_for_test();
-  held.post([released = both_wait.get_future().share()] { released.wait(); });
+  pager_->post([released = both_wait.get_future().share()] { released.wait(); });
   EXPECT_EQ(object_->populate(PageIndex{0}, PageCount{2}, [&](Supply s) { first.set_value(s); }),
             PageCount{0});
   EXPECT_EQ(object_->populate(PageIndex{1}, PageCount{1}, [&](Supply s) { second.set_value(s); }),
@@ -150,6 +152,76 @@ TEST_F(FileObject, TwoWhoWantOnePageShareOneRead) {
   both_wait.set_value();
   EXPECT_EQ(first.get_future().get(), Supply::ready);
   EXPECT_EQ(second.get_future().get(), Supply::ready);
+}
+
+// A worker that found a page resident maps it a moment later. If a writer took it out meanwhile and
+// it is being read again, that worker must find nothing there rather than a half of it.
+TEST_F(FileObject, NothingOfAPageIsInTheMemoryBeforeItsWholeContentIs) {
+  constexpr std::size_t kPart = 1000;
+  std::array<int, 2> ends{};
+  ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
+  const UniqueFd writer{ends[1]};
+  const int reader = ends[0];
+  ObjectSpec spec = named("parts", 2 * 4096);
+  spec.file = FileSource{kernel::ForeignFd{reader}, ByteCount{0}, spec.content_size};
+  auto object = MemoryObject::create(ObjectId{2}, std::move(spec), pager_.get());
+  ASSERT_TRUE(object) << object.error().message();
+  std::promise<Supply> answer;
+  ASSERT_EQ((*object)->populate(PageIndex{0}, PageCount{2},
+                                [&](Supply supply) { answer.set_value(supply); }),
+            PageCount{0});
+  const auto write = [&](std::size_t bytes) {
+    const std::string text(bytes, 'x');
+    EXPECT_EQ(::write(writer.get(), text.data(), bytes), static_cast<ssize_t>(bytes));
+  };
+  const auto holds_any = [&] {
+    return *(*object)->memfd().holds(ByteCount{0}, ByteCount{2 * 4096});
+  };
+  write(4096 + kPart);
+  int unread = 1;
+  while (unread != 0) ASSERT_EQ(::ioctl(reader, FIONREAD, &unread), 0);
+  EXPECT_FALSE(holds_any());
+  write(4096 - kPart);
+  ASSERT_EQ(answer.get_future().get(), Supply::ready);
+  EXPECT_TRUE(holds_any());
+  EXPECT_EQ(std::string(2 * 4096, 'x'),
+            std::string(reinterpret_cast<const char*>((*object)->content(PageIndex{0})), 2 * 4096));
+}
+
+// Whoever may read an object can allocate a page of zeroes in its memory, by a mapping of his own.
+TEST_F(FileObject, APageThatSomebodyElseAllocatedGetsTheContentOfTheFile) {
+  const auto mapped = kernel::MappedMemory::create(object_->size(), PROT_READ, MAP_SHARED,
+                                                   object_->memfd().read_only_fd());
+  ASSERT_TRUE(mapped) << mapped.error().message();
+  const volatile char* const page = reinterpret_cast<const char*>(mapped->data()) + 4096;
+  ASSERT_EQ(+*page, 0);
+  ASSERT_EQ(populate(0, 4), Supply::ready);
+  EXPECT_EQ(std::memcmp(mapped->data(), content_.data(), content_.size()), 0);
+}
+
+// A window is larger than what is read at a time, and the file may end anywhere in it.
+TEST_F(FileObject, AWindowIsReadInParts) {
+  const std::size_t size = 2 * FilePager::kBuffer.value() + 5 * 4096 + 77;
+  std::string content(size, ' ');
+  for (std::size_t i = 0; i < size; ++i) content[i] = static_cast<char>('a' + i / 4096 % 23);
+  const UniqueFd file{::memfd_create("large", MFD_CLOEXEC)};
+  ASSERT_EQ(::write(file.get(), content.data(), size), static_cast<ssize_t>(size));
+  ObjectSpec spec = named("large", size);
+  spec.file = FileSource{kernel::ForeignFd{::dup(file.get())}, ByteCount{0}, spec.content_size};
+  auto made = MemoryObject::create(ObjectId{3}, std::move(spec), pager_.get());
+  ASSERT_TRUE(made) << made.error().message();
+  object_ = *made;
+  const std::uint64_t pages = object_->page_count().value();
+  ASSERT_EQ(::ftruncate(file.get(), static_cast<off_t>(FilePager::kBuffer.value() + 4096 + 1)), 0);
+  EXPECT_EQ(populate(0, pages), Supply::ready);
+  const auto resident = [&] {
+    return object_->pages().run(PageIndex{0}, PageCount{pages}, PageState::resident).value();
+  };
+  EXPECT_EQ(resident(), FilePager::kBuffer.value() / 4096 + 1) << "what the file has whole";
+  ASSERT_EQ(::pwrite(file.get(), content.data(), size, 0), static_cast<ssize_t>(size));
+  EXPECT_EQ(populate(resident(), pages - resident()), Supply::ready);
+  EXPECT_EQ(resident(), pages);
+  EXPECT_EQ(std::memcmp(object_->content(PageIndex{0}), content.data(), size), 0);
 }
 
 TEST(HandleTable, AForkChildHasACopyOfItsOwn) {
