@@ -1020,13 +1020,14 @@ class Conductor {
     } else {
       take_out(process, it, {pages.from, pages.from + old_pages});
     }
+    if (command.plain && moved.pages > old_pages) make_known(process, moved, old_pages);
     check_own(process, moved, moved.pages);
     process.model.mappings[process.model.next_mapping++] = std::move(moved);
     return true;
   }
 
-  // The daemon learns of it by a fault. Before that an object that nobody has open is gone with its
-  // last mapping that the daemon knows.
+  // The daemon learns of it by a fault. Before that it has forgotten an object that the process
+  // does not have open with the last mapping that it knows, see docs/limits.md.
   void make_known(const Process& process, const ModelMapping& mapping, std::size_t page) {
     Command command;
     command.verb = Verb::load;
