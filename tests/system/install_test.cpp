@@ -31,7 +31,7 @@ class Install : public SystemTest {
     const Ran built = run("cmake --build " + build);
     ASSERT_EQ(built.code, 0) << built.output;
     for (const std::string& program : programs) {
-      const Ran ran = run(build + "/" + program);
+      const Ran ran = run((build + "/").append(program));
       EXPECT_EQ(ran.code, 0) << program << ": " << ran.output;
       EXPECT_NE(ran.output.find("works"), std::string::npos) << ran.output;
     }

@@ -123,9 +123,8 @@ constexpr std::size_t kMostThroughPipe = 8 * kPage;
 void survive_stores() {
   survive_signals_in(nullptr, ~std::size_t{0});
 }
-std::int64_t try_to_store(std::byte* memory) {
-  const auto offset = address_of(memory) % sizeof(Word);
-  return store(memory - offset, 0) == Ending::data ? 0 : -EFAULT;
+std::int64_t try_to_store(std::byte* word) {
+  return store(word, 0) == Ending::data ? 0 : -EFAULT;
 }
 
 std::int64_t done_or_errno(bool done) {
@@ -1163,6 +1162,7 @@ class Conductor {
     if (!mapping->writable && range.stride != 1) return false;
     if (!mapping->writable && random_.one_in(2)) {
       command.verb = Verb::try_to_store;
+      command.address = command.address / sizeof(Word) * sizeof(Word);
       note("try to store into " + mapping->describe() + " in " + process.name);
       expect(process, ask(process, command), -EFAULT);
       return true;
@@ -1484,7 +1484,7 @@ class LaneWorker {
                   : fl_protect(client_, part.data(), part.size(), writable ? FL_PROTECT_WRITE : 0));
     };
     set(false);
-    const std::size_t at = random_.below(part.size());
+    const std::size_t at = random_.below(part.size() / sizeof(Word)) * sizeof(Word);
     if (try_to_store(part.data() + at) != -EFAULT) throw Mismatch("a store to read-only memory");
     set(true);
   }
