@@ -372,24 +372,7 @@ class Arena {
     for (std::byte* const range : {home_, away_}) {
       for (std::size_t slot = 0; slot < kPages; ++slot) {
         for (const std::size_t word : {std::size_t{2}, kWords - 1}) {
-          Word value = 0;
-          const Ending ending = load(at(range, slot, word), value);
-          const bool as_the_kernel_would =
-              ending == Ending::segv
-                  ? may_fail(range, slot, false)
-                  : ending == Ending::data && may_be_seen(slot, word, value, round, round);
-          if (!as_the_kernel_would) {
-            std::array<char, 160> text{};
-            const int length = std::snprintf(
-                text.data(), text.size(), "fork child, round %lu, %s slot %zu word %zu: %s %lx\n",
-                round, range == home_ ? "home" : "away", slot, word,
-                ending == Ending::data   ? "saw"
-                : ending == Ending::segv ? "SIGSEGV"
-                                         : "SIGBUS",
-                value);
-            const auto whole = static_cast<std::size_t>(length);
-            end_child(::write(STDERR_FILENO, text.data(), whole) == length ? 1 : 3);
-          }
+          look_as_child(range, slot, word, round);
         }
       }
     }
@@ -401,6 +384,23 @@ class Arena {
       if (ending == Ending::bus) end_child(2);
     }
     end_child(0);
+  }
+
+  void look_as_child(std::byte* range, std::size_t slot, std::size_t word, std::uint64_t round) {
+    Word value = 0;
+    const Ending ending = load(at(range, slot, word), value);
+    if (ending == Ending::segv && may_fail(range, slot, false)) return;
+    if (ending == Ending::data && may_be_seen(slot, word, value, round, round)) return;
+    std::array<char, 160> text{};
+    const int length = std::snprintf(text.data(), text.size(),
+                                     "fork child, round %lu, %s slot %zu word %zu: %s %lx\n", round,
+                                     range == home_ ? "home" : "away", slot, word,
+                                     ending == Ending::data   ? "saw"
+                                     : ending == Ending::segv ? "SIGSEGV"
+                                                              : "SIGBUS",
+                                     value);
+    const auto whole = static_cast<std::size_t>(length);
+    end_child(::write(STDERR_FILENO, text.data(), whole) == length ? 1 : 3);
   }
 
   // --- what was found
