@@ -338,6 +338,10 @@ class Arena {
 
   // Children look at all that they inherited, which is as the parent's was at some moment.
   void run_forker(Watchdog::Thread& watched) {
+    // ThreadSanitizer allocates for a thread's first jump. Not in a child: another thread may have
+    // held the allocator's lock at the fork.
+    Word ignored = 0;
+    (void)load(home_, ignored);
     for (std::uint64_t i = 0; !stop_.load(std::memory_order_relaxed) && !bad(); ++i) {
       watched.does("forking");
       // Without libc no atfork handler waits until the library's calls have ended.

@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <iostream>
 #include <sstream>
 #include <vector>
@@ -139,6 +141,21 @@ Watchdog::Thread& Watchdog::watch(std::string name) {
   return threads_.emplace_back(std::move(name));
 }
 
+// Each child, and the function of the kernel that it sleeps in: handle_userfault is a fault that
+// nobody has answered.
+std::string Watchdog::where_children_wait() {
+  std::ostringstream text;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::ifstream children(task.path() / "children");
+    for (pid_t child = 0; children >> child;) {
+      std::string where;
+      std::getline(std::ifstream("/proc/" + std::to_string(child) + "/wchan") >> std::ws, where);
+      text << "  child " << child << ": " << (where.empty() ? "runs" : where) << "\n";
+    }
+  }
+  return text.str();
+}
+
 void Watchdog::run() {
   std::unique_lock lock(mutex_);
   while (!stops_.wait_for(lock, std::chrono::milliseconds(200), [this] { return stopping_; })) {
@@ -161,7 +178,7 @@ void Watchdog::look() {
         text << "  " << each.name_ << ": " << (what == nullptr ? "rests" : what) << " at "
              << each.where_.load(std::memory_order_relaxed) << ", step " << each.steps() << "\n";
       }
-      std::cerr << text.str() << std::flush;
+      std::cerr << text.str() << where_children_wait() << std::flush;
       ::_exit(kExitCode);
     }
   }

@@ -116,6 +116,7 @@ class Watchdog {
   static constexpr std::chrono::seconds kAtMost{20};
   void run();
   void look();
+  static std::string where_children_wait();
 
   std::mutex mutex_;
   std::condition_variable stops_;

@@ -201,7 +201,7 @@ TEST_F(FileObject, APageThatSomebodyElseAllocatedGetsTheContentOfTheFile) {
 
 // A window is larger than what is read at a time, and the file may end anywhere in it.
 TEST_F(FileObject, AWindowIsReadInParts) {
-  const std::size_t size = 2 * FilePager::kBuffer.value() + 5 * 4096 + 77;
+  const std::size_t size = 2 * FilePager::kBuffer.value() + std::size_t{5} * 4096 + 77;
   std::string content(size, ' ');
   for (std::size_t i = 0; i < size; ++i) content[i] = static_cast<char>('a' + i / 4096 % 23);
   const UniqueFd file{::memfd_create("large", MFD_CLOEXEC)};
