@@ -158,11 +158,12 @@ TEST_F(FileObject, TwoWhoWantOnePageShareOneRead) {
 // it is being read again, that worker must find nothing there rather than a half of it.
 TEST_F(FileObject, NothingOfAPageIsInTheMemoryBeforeItsWholeContentIs) {
   constexpr std::size_t kPart = 1000;
+  constexpr std::size_t kSize = std::size_t{2} * 4096;
   std::array<int, 2> ends{};
   ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
   const UniqueFd writer{ends[1]};
   const int reader = ends[0];
-  ObjectSpec spec = named("parts", 2 * 4096);
+  ObjectSpec spec = named("parts", kSize);
   spec.file = FileSource{kernel::ForeignFd{reader}, ByteCount{0}, spec.content_size};
   auto object = MemoryObject::create(ObjectId{2}, std::move(spec), pager_.get());
   ASSERT_TRUE(object) << object.error().message();
@@ -174,9 +175,7 @@ TEST_F(FileObject, NothingOfAPageIsInTheMemoryBeforeItsWholeContentIs) {
     const std::string text(bytes, 'x');
     EXPECT_EQ(::write(writer.get(), text.data(), bytes), static_cast<ssize_t>(bytes));
   };
-  const auto holds_any = [&] {
-    return *(*object)->memfd().holds(ByteCount{0}, ByteCount{2 * 4096});
-  };
+  const auto holds_any = [&] { return *(*object)->memfd().holds(ByteCount{0}, ByteCount{kSize}); };
   write(4096 + kPart);
   int unread = 1;
   while (unread != 0) ASSERT_EQ(::ioctl(reader, FIONREAD, &unread), 0);
@@ -184,8 +183,8 @@ TEST_F(FileObject, NothingOfAPageIsInTheMemoryBeforeItsWholeContentIs) {
   write(4096 - kPart);
   ASSERT_EQ(answer.get_future().get(), Supply::ready);
   EXPECT_TRUE(holds_any());
-  EXPECT_EQ(std::string(2 * 4096, 'x'),
-            std::string(reinterpret_cast<const char*>((*object)->content(PageIndex{0})), 2 * 4096));
+  EXPECT_EQ(std::string(kSize, 'x'),
+            std::string(reinterpret_cast<const char*>((*object)->content(PageIndex{0})), kSize));
 }
 
 // Whoever may read an object can allocate a page of zeroes in its memory, by a mapping of his own.
