@@ -48,6 +48,7 @@ Status HoleGuard::guard(const MappedMemory& memory) const {
 
 Status HoleGuard::put(const MappedMemory& memory, ByteCount offset,
                       std::span<const std::byte> pages) const {
+  constexpr std::size_t kPage = kBasePage.bytes().value();
   std::byte* const to = memory.data() + offset.value();
   std::size_t done = 0;
   while (done < pages.size()) {
@@ -58,23 +59,27 @@ Status HoleGuard::put(const MappedMemory& memory, ByteCount offset,
     if (::ioctl(fd_.get(), UFFDIO_COPY, &request) == 0) return {};
     if (request.copy > 0) {
       done += static_cast<std::size_t>(request.copy);
-    } else if (errno != EEXIST) {
-      return fail_errno("putting " + std::to_string(pages.size() - done) + " bytes at " +
-                        std::to_string(offset.value() + done));
-    } else if (const std::size_t page = kBasePage.bytes().value();
-               write_over(to + done, pages.subspan(done, page))) {
-      done += page;
+      continue;
+    }
+    int error = errno;
+    if (error == EEXIST) {
+      error = write_over(to + done, pages.subspan(done, kPage));
+      if (error == 0) done += kPage;
+    }
+    // EFAULT: what was there has gone since, so that there is a hole to fill.
+    if (error != 0 && error != EFAULT) {
+      return fail(error, "putting " + std::to_string(pages.size() - done) + " bytes at " +
+                             std::to_string(offset.value() + done));
     }
   }
   return {};
 }
 
-// Not by a store: the page may be gone by now, and then this fails.
-bool HoleGuard::write_over(std::byte* to, std::span<const std::byte> page) {
+// Not by a store, which would be the daemon's end where the page is gone by now.
+int HoleGuard::write_over(std::byte* to, std::span<const std::byte> page) {
   const iovec from{const_cast<std::byte*>(page.data()), page.size()};
   const iovec into{to, page.size()};
-  return ::process_vm_writev(::getpid(), &from, 1, &into, 1, 0) ==
-         static_cast<ssize_t>(page.size());
+  return ::process_vm_writev(::getpid(), &from, 1, &into, 1, 0) < 0 ? errno : 0;
 }
 
 }  // namespace faultline::kernel

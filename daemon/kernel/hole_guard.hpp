@@ -1,10 +1,11 @@
 // Keeps pages of a memfd from ever being there without their content. Mappings that are guarded
 // never allocate a page of zeroes where the memfd has a hole: using one fails, and what is to fill
-// it comes as a whole. Must never be read: then a fault would wait for an answer.
+// it comes as a whole. Must never guard what the daemon itself loads from or stores to: it would
+// get SIGBUS in a hole.
 //
 // It is a userfaultfd of the daemon's own. With UFFD_FEATURE_SIGBUS a fault that would need it is
-// an error at once: a system call that copies from or to a hole gets EFAULT; the daemon itself must
-// not look, and would get SIGBUS. What is in memory or swapped out is used as ever.
+// an error at once: a system call that copies from or to a hole gets EFAULT. What is in memory or
+// swapped out is used as ever.
 //
 // Thread-safe.
 #pragma once
@@ -28,14 +29,16 @@ class HoleGuard {
   [[nodiscard]] Status guard(const MappedMemory& memory) const;
 
   // Puts whole pages there, each in one step for everybody who has the memfd. Pages that somebody
-  // else allocated meanwhile are written over. Blocks for no lock of the memfd's. Errors: ENOMEM.
+  // else allocated meanwhile are written over. Blocks for no lock of the memfd's. Errors: ENOMEM;
+  // of process_vm_writev(2), EPERM and ENOSYS where it is not allowed.
   [[nodiscard]] Status put(const MappedMemory& memory, ByteCount offset,
                            std::span<const std::byte> pages) const;
 
  private:
   explicit HoleGuard(UniqueFd fd) : fd_(std::move(fd)) {}
   static Result<HoleGuard> create();
-  [[nodiscard]] static bool write_over(std::byte* to, std::span<const std::byte> page);
+  // Returns an errno, or 0.
+  [[nodiscard]] static int write_over(std::byte* to, std::span<const std::byte> page);
 
   UniqueFd fd_;
 };

@@ -6,12 +6,15 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <future>
+#include <thread>
 
 #include "daemon/memory/object_directory.hpp"
 #include "daemon/space/handle_table.hpp"
+#include "tests/unit/slower.hpp"
 
 namespace faultline::memory {
 namespace {
@@ -196,6 +199,36 @@ TEST_F(FileObject, APageThatSomebodyElseAllocatedGetsTheContentOfTheFile) {
   ASSERT_EQ(+*page, 0);
   ASSERT_EQ(populate(0, 4), Supply::ready);
   EXPECT_EQ(std::memcmp(mapped->data(), content_.data(), content_.size()), 0);
+}
+
+// ... and one that may write can take it away again, at any moment. No read fails by that.
+TEST_F(FileObject, PagesThatComeAndGoDoNotFailARead) {
+  const auto mapped = kernel::MappedMemory::create(object_->size(), PROT_READ, MAP_SHARED,
+                                                   object_->memfd().read_only_fd());
+  ASSERT_TRUE(mapped) << mapped.error().message();
+  std::atomic<bool> stop{false};
+  std::atomic<std::uint64_t> turns{0};
+  std::thread other([&] {
+    const volatile char* const page = reinterpret_cast<const char*>(mapped->data()) + 4096;
+    while (!stop) {
+      (void)*page;
+      EXPECT_EQ(::fallocate(object_->memfd().writable_fd(),
+                            FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 4096, 4096),
+                0);
+      ++turns;
+    }
+  });
+  std::uint64_t reads = 0;
+  while (reads < 2000 / testing::kSlower || turns < 2000 / testing::kSlower) {
+    if (populate(1, 1) != Supply::ready) break;
+    ++reads;
+    while (object_->pages().state(PageIndex{1}) == PageState::resident) {
+      object_->recheck(PageIndex{1});
+    }
+  }
+  stop = true;
+  other.join();
+  EXPECT_EQ(object_->failed_fills(), 0U);
 }
 
 // A window is larger than what is read at a time, and the file may end anywhere in it.
