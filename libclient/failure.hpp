@@ -35,10 +35,26 @@ class Failure final : public std::exception {
   throw Failure(code, attempted);
 }
 
-// Of the calling thread.
-inline std::string& last_error() {
-  thread_local std::string text;
-  return text;
+// What the last failed call of this thread came to.
+struct LastError {
+  std::string text;
+  // In place of the text, where a call that must be quick failed: static words, and an errno.
+  const char* attempted = nullptr;
+  int code = 0;
+};
+inline LastError& last_error() {
+  thread_local LastError last;
+  return last;
+}
+inline void note_failure(std::string text) {
+  last_error() = LastError{std::move(text)};
+}
+// Allocates nothing; the words are put together when somebody asks for them. Returns -code.
+inline int failed(int code, const char* attempted) noexcept {
+  LastError& last = last_error();
+  last.attempted = attempted;
+  last.code = code;
+  return -code;
 }
 
 template <typename Body>
@@ -48,14 +64,12 @@ int guarded(Body body) noexcept {
       body();
       return 0;
     } catch (const Failure& failure) {
-      last_error() = failure.what();
+      note_failure(failure.what());
       return -failure.code();
     } catch (const std::bad_alloc&) {
-      last_error() =
-          "allocating memory in libfaultline: " + std::generic_category().message(ENOMEM);
-      return -ENOMEM;
+      return failed(ENOMEM, "allocating memory in libfaultline");
     } catch (const std::system_error& error) {
-      last_error() = error.what();
+      note_failure(error.what());
       return error.code().value() > 0 ? -error.code().value() : -EIO;
     }
   } catch (...) {

@@ -18,12 +18,15 @@ using faultline::client::body_of;
 using faultline::client::Connection;
 using faultline::client::Failure;
 using faultline::client::guarded;
+using faultline::client::ObjectView;
 using faultline::client::require;
 namespace wire = faultline::wire;
 
 namespace {
 
 static_assert(FL_NAME_MAX == wire::kMaxName);
+static_assert(FL_FROM_FILE == wire::kObjectFromFile &&
+              FL_COUNTED_WAITS == wire::kObjectCountedWaits);
 static_assert(sizeof(fl_stats) == sizeof(wire::Stats));
 static_assert(FL_READ_ONLY == static_cast<unsigned>(wire::Access::read_only) &&
               FL_READ_WRITE == static_cast<unsigned>(wire::Access::read_write));
@@ -45,8 +48,9 @@ std::unique_ptr<fl_object> opened(const std::shared_ptr<Connection>& connection,
   object->connection = connection;
   object->generation = connection->generation();
   object->opened = body_of<wire::ObjectReply>(reply);
-  if (reply.fds.size() != 1) throw Failure(EPROTO, "receiving an object's memfd");
+  if (reply.fds.size() != 2) throw Failure(EPROTO, "receiving an object's descriptors");
   object->memfd = std::move(reply.fds.front());
+  object->view = ObjectView::open(object->opened, reply.fds.back());
   return object;
 }
 
@@ -73,7 +77,15 @@ const char* fl_version(void) {
 }
 
 const char* fl_last_error(void) {
-  return faultline::client::last_error().c_str();
+  auto& last = faultline::client::last_error();
+  if (last.attempted != nullptr) {
+    try {
+      faultline::client::note_failure(Failure(last.code, last.attempted).what());
+    } catch (const std::bad_alloc&) {
+      return last.attempted;
+    }
+  }
+  return last.text.c_str();
 }
 
 int fl_connect(const char* socket_path, fl_client** client) {
@@ -97,7 +109,8 @@ int fl_object_create(fl_client* client, const fl_object_spec* spec, fl_object** 
     *object = nullptr;
     require(spec->struct_size == sizeof(fl_object_spec),
             "fl_object_create with a struct_size that is not sizeof(fl_object_spec)");
-    require((spec->flags & ~FL_FROM_FILE) == 0, "creating an object with an unknown flag");
+    require((spec->flags & ~(FL_FROM_FILE | FL_COUNTED_WAITS)) == 0,
+            "creating an object with an unknown flag");
     wire::ObjectCreateRequest request;
     request.size = spec->size;
     request.file_offset = spec->file_offset;

@@ -5,6 +5,8 @@
 #include <mutex>
 #include <vector>
 
+#include "libclient/reading.hpp"
+
 namespace faultline::client {
 
 namespace {
@@ -32,6 +34,7 @@ void before_fork() {
     if (auto connection = weak.lock()) all.in_fork.push_back(std::move(connection));
   }
   for (const auto& connection : all.in_fork) connection->before_fork();
+  lock_readers();
 }
 
 void after_fork(void (Connection::*hook)()) {
@@ -44,9 +47,12 @@ void after_fork(void (Connection::*hook)()) {
 }
 
 void after_fork_in_parent() {
+  unlock_readers();
   after_fork(&Connection::after_fork_in_parent);
 }
 void after_fork_in_child() {
+  forget_other_readers();
+  unlock_readers();
   after_fork(&Connection::after_fork_in_child);
 }
 
@@ -70,6 +76,16 @@ std::shared_ptr<Connection> connection_to(const std::string& path) {
   auto connection = Connection::open(path);
   all.all.push_back(connection);
   return connection;
+}
+
+std::vector<std::shared_ptr<Connection>> all_connections() {
+  Connections& all = connections();
+  const std::lock_guard lock(all.mutex);
+  std::vector<std::shared_ptr<Connection>> open;
+  for (const auto& weak : all.all) {
+    if (auto connection = weak.lock()) open.push_back(std::move(connection));
+  }
+  return open;
 }
 
 }  // namespace faultline::client

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "libclient/connection.hpp"
 
@@ -11,5 +12,8 @@ namespace faultline::client {
 
 // The connection to the daemon at path: the one there is, or a new one. Throws Failure.
 std::shared_ptr<Connection> connection_to(const std::string& path);
+
+// Those that there are.
+std::vector<std::shared_ptr<Connection>> all_connections();
 
 }  // namespace faultline::client

@@ -22,6 +22,7 @@ struct fl_object {
   std::uint64_t generation = 0;
   faultline::wire::ObjectReply opened;
   faultline::UniqueFd memfd;
+  std::shared_ptr<const faultline::client::ObjectView> view;
 };
 
 namespace faultline::client {

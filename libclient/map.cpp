@@ -25,13 +25,14 @@ namespace wire = faultline::wire;
 namespace {
 
 static_assert(FL_MAP_SHARED == wire::kMapShared && FL_MAP_PRIVATE == wire::kMapPrivate &&
-              FL_MAP_WRITE == wire::kMapWrite);
+              FL_MAP_WRITE == wire::kMapWrite && FL_MAP_WAIT_BY_PAGE == wire::kMapWaitByPage);
 static_assert(FL_PROTECT_WRITE == wire::kProtectWrite);
 static_assert(FL_ADVICE_NORMAL == static_cast<unsigned>(wire::Advice::normal) &&
               FL_ADVICE_SEQUENTIAL == static_cast<unsigned>(wire::Advice::sequential) &&
               FL_ADVICE_RANDOM == static_cast<unsigned>(wire::Advice::random));
 
-constexpr std::uint32_t kWireMapFlags = FL_MAP_SHARED | FL_MAP_PRIVATE | FL_MAP_WRITE;
+constexpr std::uint32_t kWireMapFlags =
+    FL_MAP_SHARED | FL_MAP_PRIVATE | FL_MAP_WRITE | FL_MAP_WAIT_BY_PAGE;
 constexpr std::uint32_t kFixedFlags = FL_MAP_FIXED | FL_MAP_FIXED_NOREPLACE;
 
 // Memory of this process, unmapped unless it is kept.
@@ -104,6 +105,8 @@ void check_map(const fl_object& object, std::uint64_t offset, std::size_t length
           "mapping not exactly one of FL_MAP_SHARED and FL_MAP_PRIVATE");
   require((flags & kFixedFlags) != kFixedFlags,
           "mapping both FL_MAP_FIXED and FL_MAP_FIXED_NOREPLACE");
+  require((flags & FL_MAP_WAIT_BY_PAGE) == 0 || (flags & FL_MAP_PRIVATE) != 0,
+          "mapping FL_MAP_WAIT_BY_PAGE without FL_MAP_PRIVATE");
   require(length != 0, "mapping no bytes");
   require(length % page == 0 && offset % page == 0,
           "mapping with a length or an offset that is not a multiple of the page size");
@@ -126,6 +129,8 @@ Piece piece_of(const fl_object& object, std::uint64_t offset, std::size_t length
   piece.shared = (flags & FL_MAP_SHARED) != 0;
   piece.may_write = !piece.shared || object.opened.access == wire::Access::read_write;
   piece.writable = (flags & FL_MAP_WRITE) != 0;
+  piece.waits_by_page = (flags & FL_MAP_WAIT_BY_PAGE) != 0;
+  piece.object = object.view;
   return piece;
 }
 

@@ -16,6 +16,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
+
+#include "libclient/object_view.hpp"
 
 namespace faultline::client {
 
@@ -42,6 +45,8 @@ struct Piece {
   bool shared = false;     // what is stored is the object's
   bool may_write = false;  // can be made writable
   bool writable = false;
+  bool waits_by_page = false;
+  std::shared_ptr<const ObjectView> object;
 };
 
 class MappingBook {
@@ -61,6 +66,11 @@ class MappingBook {
       covered = it->first + it->second.length;
     }
     return range.length != 0 && covered >= range.end();
+  }
+  // The piece that holds the address; the end of pieces() where none does.
+  [[nodiscard]] Pieces::const_iterator find(std::uintptr_t address) const {
+    const auto it = holding(address);
+    return it != pieces_.end() && it->first <= address ? it : pieces_.end();
   }
   // The part of one piece that the range is, as a piece of its own; of length 0 where it lies in
   // none or in several.

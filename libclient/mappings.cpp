@@ -21,6 +21,14 @@ void* pointer(std::uintptr_t address) {
   return reinterpret_cast<void*>(address);
 }
 
+// Whoever learns that the change is done finds it in all that is remembered of places.
+struct Change {
+  Change() = default;
+  Change(const Change&) = delete;
+  Change& operator=(const Change&) = delete;
+  ~Change() { places_changed(); }
+};
+
 bool usable(const Piece& piece) {
   return piece.content != Content::none;
 }
@@ -32,6 +40,7 @@ std::string describe(MapRange range) {
 }  // namespace
 
 void Mappings::add(MapRange range, Piece piece, std::shared_ptr<const void> holder) {
+  const Change change;
   MappingBook::Pieces fresh{{range.start, piece}};
   const std::lock_guard lock(mutex_);
   // What plain system calls unmapped behind our back, and the kernel gave away again.
@@ -43,6 +52,7 @@ void Mappings::add(MapRange range, Piece piece, std::shared_ptr<const void> hold
 
 void Mappings::add_at(std::uintptr_t address, MapRange fresh, Piece piece,
                       std::shared_ptr<const void> holder) {
+  const Change change;
   const MapRange target{address, fresh.length};
   MappingBook::Pieces entry{{address, piece}};
   const std::lock_guard lock(mutex_);
@@ -59,6 +69,7 @@ void Mappings::add_at(std::uintptr_t address, MapRange fresh, Piece piece,
 }
 
 void Mappings::unmap(MapRange range) {
+  const Change change;
   std::shared_ptr<const void> last;  // let go after the lock
   const std::lock_guard lock(mutex_);
   if (!book_.all(range, [](const Piece&) { return true; })) {
@@ -139,6 +150,7 @@ void Mappings::make_cold(MapRange range) {
 }
 
 std::uintptr_t Mappings::remap(const RemapRequest& request) {
+  const Change change;
   const MapRange old = request.old;
   const MapRange target{request.to, request.length};
   MappingBook::Pieces entry{{old.start, Piece{}}};
@@ -200,6 +212,19 @@ void Mappings::require_writable(MapRange range) {
   }
 }
 
+Place Mappings::place(std::uintptr_t address) {
+  const std::lock_guard lock(mutex_);
+  const auto found = book_.find(address);
+  if (found == book_.pieces().end() || !usable(found->second)) return {};
+  const Piece& piece = found->second;
+  const WordKind kind = piece.shared          ? WordKind::shared
+                        : piece.waits_by_page ? WordKind::by_page
+                                              : WordKind::own;
+  const std::uintptr_t page = address & ~std::uintptr_t{0xfff};
+  return {kind, piece.object.get(),
+          piece.object->size() - piece.to_object_end + (page - found->first)};
+}
+
 bool Mappings::maps_files() const {
   const auto& pieces = book_.pieces();
   return std::any_of(pieces.begin(), pieces.end(),
@@ -236,6 +261,7 @@ void Mappings::reserve_mappings_of_files() {
   }
   // The fork hooks hold the connection.
   if (book_.empty()) holder_.reset();
+  places_changed();
 }
 
 }  // namespace faultline::client

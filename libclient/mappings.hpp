@@ -14,6 +14,7 @@
 #include <mutex>
 
 #include "libclient/mapping_book.hpp"
+#include "libclient/place.hpp"
 
 namespace faultline::client {
 
@@ -47,6 +48,8 @@ class Mappings {
   // Where it is then. EINVAL past the object's end, or not one mapping; as mremap(2).
   std::uintptr_t remap(const RemapRequest& request);
   void require_mapped(MapRange range);
+  // Where a word at the address lies. What it points at is used within a Reading alone.
+  [[nodiscard]] Place place(std::uintptr_t address);
   // EACCES where part of it is read-only.
   void require_writable(MapRange range);
 

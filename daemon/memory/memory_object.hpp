@@ -56,6 +56,8 @@ struct ObjectSpec {
   PageSize page_size;
   ByteCount content_size;
   std::optional<FileSource> file;
+  // Wakes go to the kernel only where the board counts somebody who may wait.
+  bool counted_waits = false;
 };
 
 enum class Supply {
@@ -82,10 +84,12 @@ class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
   [[nodiscard]] ByteCount content_size() const { return spec_.content_size; }
   [[nodiscard]] ByteCount size() const { return spec_.page_size.bytes(pages_.size()); }
   [[nodiscard]] PageCount page_count() const { return pages_.size(); }
+  [[nodiscard]] bool counted_waits() const { return spec_.counted_waits; }
   [[nodiscard]] bool from_file() const { return spec_.file.has_value(); }
   [[nodiscard]] const kernel::Memfd& memfd() const { return memfd_; }
   [[nodiscard]] ByteCount resident() const { return memfd_.allocated(); }
   [[nodiscard]] const PageTable& pages() const { return pages_; }
+  void count_waiters(std::size_t bucket, int change) { pages_.count_waiters(bucket, change); }
 
   // The daemon's own view of a page, for a system call to copy from. Valid while the object lives.
   // The page is resident; where a writer tore it out all the same, EFAULT tells so if a file is

@@ -7,18 +7,26 @@ namespace faultline::memory {
 static_assert(sizeof(std::atomic<PageState>) == 1 && std::atomic<PageState>::is_always_lock_free);
 
 Result<PageTable> PageTable::create(PageCount pages) {
-  auto entries = kernel::MappedMemory::create(ByteCount{pages.value()}, PROT_READ | PROT_WRITE,
-                                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
-  if (!entries) return propagate(entries);
+  auto board = kernel::PublishedMemory::create("faultline:board",
+                                               ByteCount{wire::kBoardStates + pages.value()});
+  if (!board) return propagate(board);
   // A huge page here would make one touched page of a sparse object cost 2 MiB of table.
-  ::madvise(entries->data(), pages.value(), MADV_NOHUGEPAGE);
-  return PageTable{std::move(*entries), pages};
+  ::madvise(board->data(), board->bytes().size(), MADV_NOHUGEPAGE);
+  return PageTable{std::move(*board), pages};
 }
 
 std::atomic<PageState>& PageTable::entry(PageIndex page) const {
   assert(page.value() < size_.value());
   // Zeroed memory is a valid array of "absent": the atomic is lock-free and has no other state.
-  return reinterpret_cast<std::atomic<PageState>*>(entries_.data())[page.value()];
+  return reinterpret_cast<std::atomic<PageState>*>(board_.data() +
+                                                   wire::kBoardStates)[page.value()];
+}
+
+void PageTable::count_waiters(std::size_t bucket, int change) {
+  assert(bucket < wire::kWaitCounts);
+  // Zeroed memory is a valid array of zeroes.
+  reinterpret_cast<std::atomic<std::uint32_t>*>(board_.data())[bucket].fetch_add(
+      static_cast<std::uint32_t>(change), std::memory_order_seq_cst);
 }
 
 bool PageTable::change(PageIndex page, PageState from, PageState to) {

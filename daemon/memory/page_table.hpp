@@ -2,7 +2,7 @@
 // all there.
 //
 // Sparse: an entry is a byte of lazily zeroed memory, so an untouched terabyte costs address space
-// only.
+// only. Clients of the object can read it (faultline/wire/board.hpp).
 //
 // States and their transitions:
 //   absent -> filling    a worker claims the page: by CAS (claim), or under the object's lock
@@ -10,6 +10,8 @@
 //   filling -> absent    it could not be supplied (mark): the claimer alone
 //   absent -> resident   zero-fill: the memfd's page was allocated (mark): any worker, idempotent
 //   resident -> absent   a client punched a hole into the memfd (forget): any worker, by CAS
+//
+// On the same board the daemon counts who may wait for words of the object (count_waiters).
 //
 // Memory order: mark(resident) is a release, state() an acquire. Who sees "resident" therefore
 // comes after the fill that made it so; the content itself is the kernel's page cache, coherent by
@@ -20,12 +22,17 @@
 #include <cstdint>
 
 #include "daemon/kernel/error.hpp"
-#include "daemon/kernel/mapped_memory.hpp"
+#include "daemon/kernel/published_memory.hpp"
 #include "daemon/kernel/units.hpp"
+#include "faultline/wire/board.hpp"
 
 namespace faultline::memory {
 
-enum class PageState : std::uint8_t { absent = 0, filling = 1, resident = 2 };
+enum class PageState : std::uint8_t {
+  absent = 0,
+  filling = 1,
+  resident = wire::kStateResident,
+};
 
 class PageTable {
  public:
@@ -41,20 +48,25 @@ class PageTable {
   bool forget(PageIndex page) { return change(page, PageState::resident, PageState::absent); }
   void mark(PageIndex first, PageCount count, PageState state);
 
+  // The board, for clients to read; it stays this object's.
+  [[nodiscard]] int board_fd() const { return board_.fd(); }
+  // One address space more, or less, that may have somebody waiting for a word of the bucket.
+  void count_waiters(std::size_t bucket, int change);
+
   // Where the entries lie, for tests of what they cost.
   [[nodiscard]] Vaddr address_for_test() const {
-    return Vaddr{reinterpret_cast<std::uintptr_t>(entries_.data())};
+    return Vaddr{reinterpret_cast<std::uintptr_t>(board_.data() + wire::kBoardStates)};
   }
   // How many pages from first on are in the given state, up to limit.
   [[nodiscard]] PageCount run(PageIndex first, PageCount limit, PageState state) const;
 
  private:
-  PageTable(kernel::MappedMemory entries, PageCount size)
-      : entries_(std::move(entries)), size_(size) {}
+  PageTable(kernel::PublishedMemory board, PageCount size)
+      : board_(std::move(board)), size_(size) {}
   [[nodiscard]] std::atomic<PageState>& entry(PageIndex page) const;
   bool change(PageIndex page, PageState from, PageState to);
 
-  kernel::MappedMemory entries_;
+  kernel::PublishedMemory board_;
   PageCount size_;
 };
 

@@ -84,11 +84,16 @@ Result<ObjectSpec> with_file(ObjectSpec spec, kernel::ForeignFd file, std::uint6
 Status check_map(const wire::MapRequest& request, const space::OpenObject& open) {
   const PageSize page_size = open.object->page_size();
   const std::uint32_t kind = request.flags & (wire::kMapShared | wire::kMapPrivate);
-  if ((request.flags & ~(wire::kMapShared | wire::kMapPrivate | wire::kMapWrite)) != 0) {
+  constexpr std::uint32_t kKnown =
+      wire::kMapShared | wire::kMapPrivate | wire::kMapWrite | wire::kMapWaitByPage;
+  if ((request.flags & ~kKnown) != 0) {
     return fail(EINVAL, "mapping with unknown flags " + std::to_string(request.flags));
   }
   if (kind != wire::kMapShared && kind != wire::kMapPrivate) {
     return fail(EINVAL, "mapping neither shared nor private, or both");
+  }
+  if ((request.flags & wire::kMapWaitByPage) != 0 && kind != wire::kMapPrivate) {
+    return fail(EINVAL, "mapping shared what is to be waited for by page");
   }
   if (request.length == 0 || !page_size.aligned(request.length) ||
       !page_size.aligned(request.address) || !page_size.aligned(request.object_offset)) {
@@ -372,17 +377,20 @@ Session::Reply Session::opened(std::shared_ptr<MemoryObject> object, Access acce
   body.content_size = object->content_size().value();
   body.page_size = static_cast<std::uint32_t>(object->page_size().bytes().value());
   body.from_file = object->from_file() ? 1 : 0;
+  body.counted_waits = object->counted_waits() ? 1 : 0;
   body.access = access == Access::read_write ? wire::Access::read_write : wire::Access::read_only;
   const int memfd =
       access == Access::read_write ? object->memfd().writable_fd() : object->memfd().read_only_fd();
   // A descriptor of the reply's own: the object may be closed by another thread before it is sent.
   UniqueFd sent{::fcntl(memfd, F_DUPFD_CLOEXEC, 0)};
-  if (!sent) return bad(Error{errno, "duplicating an object's memfd"});
+  UniqueFd board{::fcntl(object->pages().board_fd(), F_DUPFD_CLOEXEC, 0)};
+  if (!sent || !board) return bad(Error{errno, "duplicating an object's descriptors"});
   auto handle = space_->handles->add({std::move(object), access});
   if (!handle) return bad(handle.error());
   body.handle = *handle;
   Reply reply = good(body);
   reply.own_fds.push_back(std::move(sent));
+  reply.own_fds.push_back(std::move(board));
   return reply;
 }
 
@@ -395,7 +403,7 @@ void Session::on_object_create(Packet& packet) {
   }
   const auto name = text_of(body->name);
   if (!name) return send(bad({EINVAL, "creating an object whose name does not end"}));
-  if ((body->flags & ~wire::kObjectFromFile) != 0) {
+  if ((body->flags & ~(wire::kObjectFromFile | wire::kObjectCountedWaits)) != 0) {
     return send(bad({EINVAL, "creating an object with unknown flags"}));
   }
   if (body->mode > 0777) return send(bad({EINVAL, "creating an object with a mode beyond 0777"}));
@@ -418,6 +426,7 @@ void Session::on_object_create(Packet& packet) {
   spec->gid = peer_.gid;
   spec->mode = body->mode;
   spec->content_size = ByteCount{body->size};
+  spec->counted_waits = (body->flags & wire::kObjectCountedWaits) != 0;
   if (!from_file) {
     auto object = host_.objects().create(std::move(*spec));
     return send(object ? opened(std::move(*object), Access::read_write) : bad(object.error()));

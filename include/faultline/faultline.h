@@ -68,7 +68,7 @@ typedef struct fl_object_spec {
   /* Permission bits, as open(2)'s mode: who may open it by its name. 0600 keeps it to oneself; 0:
    * nobody but root can open it by name, its maker included. */
   uint32_t mode;
-  /* FL_FROM_FILE or 0. */
+  /* FL_FROM_FILE, FL_COUNTED_WAITS, or 0. */
   uint32_t flags;
   /* With FL_FROM_FILE: an open, readable regular file, which stays the caller's. Pages are read
    * from it when they are first touched and never written back. A page that it can no longer supply
@@ -81,6 +81,10 @@ typedef struct fl_object_spec {
 } fl_object_spec;
 
 #define FL_FROM_FILE (1u << 0)
+/* Raw futex(2) users of the object's words and fl_wake need not wake each other: fl_wake makes no
+ * system call where nobody waits. Who waits by fl_wait or a primitive of faultline/sync.hpp is
+ * woken all the same. */
+#define FL_COUNTED_WAITS (1u << 1)
 
 /* Makes an object and opens it for reading and writing.
  * Errors: EINVAL a struct_size that is not sizeof(fl_object_spec), size 0, a size beyond the end of
@@ -132,6 +136,7 @@ FL_API int fl_object_fd(const fl_object* object);
 #define FL_MAP_WRITE (1u << 2)   /* writable; without it stores raise SIGSEGV */
 #define FL_MAP_FIXED (1u << 3)   /* at *address, in place of whatever is mapped there */
 #define FL_MAP_FIXED_NOREPLACE (1u << 4) /* at *address, where nothing may be mapped */
+#define FL_MAP_WAIT_BY_PAGE (1u << 5) /* private: who waits for a word follows its page, wait.h */
 
 /* Maps [offset, offset + length) of the object: at an address of the kernel's choice, or, with
  * FL_MAP_FIXED or FL_MAP_FIXED_NOREPLACE, at *address, a multiple of the page size. FL_MAP_FIXED
@@ -299,5 +304,7 @@ FL_API int fl_process_stats(fl_client* client, fl_stats* stats);
 #ifdef __cplusplus
 }
 #endif
+
+#include "faultline/wait.h"
 
 #endif /* FAULTLINE_FAULTLINE_H */

@@ -322,7 +322,7 @@ TEST_F(Api, AnObjectThatCannotBeIsRefused) {
       {[](fl_object_spec& s) { s.struct_size = 0; }, "struct_size"},
       {[](fl_object_spec& s) { s.struct_size -= 8; }, "struct_size"},
       {[](fl_object_spec& s) { s.size = 0; }, "0 bytes"},
-      {[](fl_object_spec& s) { s.flags = 1U << 1; }, "unknown flag"},
+      {[](fl_object_spec& s) { s.flags = 1U << 2; }, "unknown flag"},
       {[](fl_object_spec& s) { s.flags = FL_FROM_FILE | 1U << 31; }, "unknown flag"},
       {[](fl_object_spec& s) { s.mode = 01000; }, "mode"},
       {[](fl_object_spec& s) { s.file_offset = kPage; }, "offset"},
@@ -542,7 +542,8 @@ TEST_F(Api, AMappingThatCannotBeIsRefused) {
            Wrong{0, kPage, 0, "exactly one"},
            Wrong{0, kPage, FL_MAP_WRITE, "exactly one"},
            Wrong{0, kPage, FL_MAP_SHARED | FL_MAP_PRIVATE, "exactly one"},
-           Wrong{0, kPage, FL_MAP_SHARED | 1U << 5, "unknown flag"},
+           Wrong{0, kPage, FL_MAP_SHARED | FL_MAP_WAIT_BY_PAGE, "without FL_MAP_PRIVATE"},
+           Wrong{0, kPage, FL_MAP_SHARED | 1U << 6, "unknown flag"},
            Wrong{0, kPage, FL_MAP_PRIVATE | 1U << 31, "unknown flag"},
        }) {
     void* address = &address;

@@ -42,7 +42,7 @@ TEST(PageTable, AnUntouchedTerabyteCostsNoMemory) {
   ASSERT_TRUE(pages) << pages.error().message();
   const auto resident = pages->scan(table->address_for_test(), ByteCount{table->size().value()});
   ASSERT_TRUE(resident) << resident.error().message();
-  EXPECT_EQ(resident->private_, PageCount{2}) << "one page of table for each end that was touched";
+  EXPECT_EQ(resident->shared, PageCount{2}) << "one page of table for each end that was touched";
 }
 
 TEST(PageTable, AClaimHasOneWinnerAmongThreads) {

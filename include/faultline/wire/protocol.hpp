@@ -26,7 +26,7 @@
 namespace faultline::wire {
 
 inline constexpr std::uint32_t kMagic = 0x314c4c46;  // "FLL1", little-endian
-inline constexpr std::uint16_t kVersion = 2;
+inline constexpr std::uint16_t kVersion = 3;
 inline constexpr std::size_t kMaxPacket = 2048;
 inline constexpr std::size_t kMaxFds = 2;
 inline constexpr std::size_t kMaxName = 128;
@@ -107,6 +107,8 @@ struct AttachReply {
 };
 
 inline constexpr std::uint32_t kObjectFromFile = 1U << 0;
+// Wakes ask a count of who waits before they go to the kernel: faultline/wire/board.hpp.
+inline constexpr std::uint32_t kObjectCountedWaits = 1U << 1;
 
 struct ObjectCreateRequest {  // + the file, with kObjectFromFile
   std::uint64_t size = 0;     // bytes; with kObjectFromFile 0 means "to the end of the file"
@@ -127,7 +129,7 @@ struct ObjectOpenRequest {
   Name name{};
   std::array<std::uint8_t, 3> padding{};
 };
-struct ObjectReply {  // + the memfd, read-only where access says so
+struct ObjectReply {  // + the memfd, read-only where access says so, and the board
   std::uint64_t handle = 0;
   std::uint64_t object_id = 0;
   std::uint64_t size = 0;          // bytes, a multiple of page_size
@@ -135,7 +137,7 @@ struct ObjectReply {  // + the memfd, read-only where access says so
   std::uint32_t page_size = 0;
   Access access{};
   std::uint32_t from_file = 0;
-  std::uint32_t reserved = 0;
+  std::uint32_t counted_waits = 0;
 };
 
 struct HandleRequest {
@@ -162,6 +164,8 @@ struct ObjectStatReply {
 inline constexpr std::uint32_t kMapShared = 1U << 0;
 inline constexpr std::uint32_t kMapPrivate = 1U << 1;
 inline constexpr std::uint32_t kMapWrite = 1U << 2;
+// Of a private mapping: its words are waited for by what their page is.
+inline constexpr std::uint32_t kMapWaitByPage = 1U << 5;
 
 struct MapRequest {
   std::uint64_t handle = 0;

@@ -1,0 +1,148 @@
+/* libfaultline: waiting for words in memory that fl_map mapped, and waking those who wait, as
+ * futex(2) does; over private memory, fork, copy-on-write and mremap too. Included by faultline.h,
+ * whose conventions hold.
+ *
+ * Who wakes whom is a matter of the word's key:
+ *   shared mapping                      (object, offset): any mapping, process or address of the
+ *                                       word
+ *   private mapping                     (process, address): a fork child's word is another word
+ *   private, with FL_MAP_WAIT_BY_PAGE   what the page is: the object's word while this process has
+ *                                       not written to the page; after a fork the same word in
+ *                                       parent and child, until one of them writes to the page
+ * docs/waiting.md tells the rest: what a copy-on-write break, mremap(2), munmap(2), madvise(2), a
+ * death and a raw futex(2) do to those who wait.
+ *
+ * A wake is never lost: who stores first and wakes then, wakes everybody who had found the old
+ * value. As with futex(2) a wait may end without a wake (after another waiter was killed, for one),
+ * so look at the value again.
+ */
+#ifndef FAULTLINE_WAIT_H
+#define FAULTLINE_WAIT_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+#ifndef FAULTLINE_FAULTLINE_H
+#error "include faultline/faultline.h"
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The word's size, for `flags`: that of what `expected` is compared with. The key is the address
+ * alone. */
+#define FL_WAIT_U32 0u
+#define FL_WAIT_U8 1u
+#define FL_WAIT_U16 2u
+#define FL_WAIT_U64 3u
+/* What `timeout` is; without a flag the time that may pass, on CLOCK_MONOTONIC. */
+#define FL_WAIT_ABSOLUTE (1u << 2) /* a point in time of CLOCK_MONOTONIC */
+#define FL_WAIT_REALTIME (1u << 3) /* a point in time of CLOCK_REALTIME */
+
+#define FL_WAIT_ANY 0xffffffffu /* a bitset that meets every other */
+#define FL_WAITV_MAX 128
+
+/* Waits until the word is woken, unless it does not hold `expected`: that look and the beginning of
+ * the wait are one step. address: a multiple of the word's size, in any mapping made by fl_map.
+ * timeout: NULL for none.
+ * Blocks. Neither a copy of a page is made for it nor a page kept in memory.
+ *
+ * Returns 0 woken; -EAGAIN the word has another value; -ETIMEDOUT; -EINTR a signal's handler ran (a
+ * wait without timeout goes on after a handler with SA_RESTART); -EINVAL unaligned, an unknown
+ * flag, both time flags, tv_sec below 0 or tv_nsec not below 1e9; -EFAULT address is in no mapping,
+ * or was unmapped meanwhile; -ECANCELED the private page that holds the word was discarded
+ * meanwhile; -EPIPE the daemon, whom this wait needs, is gone; -EUSERS a limit of the daemon's;
+ * -ENOMEM. */
+FL_API int fl_wait(const void* address, uint64_t expected, const struct timespec* timeout,
+                   uint32_t flags);
+
+/* Wakes at most `count` who wait for the word, the first first (of each process, where a private
+ * page's word is waited for by several). Returns how many, 0 for a count of 0. Does not block but
+ * for a round trip to the daemon: at the first wake of a word in private memory, and where the page
+ * is in no memory. Errors: -EINVAL a negative count; -EFAULT address is in no mapping; -EPIPE;
+ * -EUSERS; -ENOMEM. */
+FL_API int fl_wake(const void* address, int count);
+
+/* The same, among those only whose bitsets have a bit in common. Errors: also -EINVAL no bit. */
+FL_API int fl_wait_bitset(const void* address, uint64_t expected, const struct timespec* timeout,
+                          uint32_t flags, uint32_t bitset);
+FL_API int fl_wake_bitset(const void* address, int count, uint32_t bitset);
+
+/* Wakes at most `wake` and lets at most `requeue` more wait for the word at `target` instead, 32
+ * bits both. Returns how many were woken or moved. The second only where the word at `address`
+ * holds `expected`. Errors: as fl_wake; -EINVAL a negative count, unaligned; -EAGAIN another
+ * value. */
+FL_API int fl_requeue(const void* address, int wake, int requeue, const void* target);
+FL_API int fl_cmp_requeue(const void* address, uint32_t expected, int wake, int requeue,
+                          const void* target);
+
+/* Changes the 32-bit word at `target` as `operation` says (FUTEX_OP of linux/futex.h), wakes at
+ * most `wake` at `address`, and at most `target_wake` at `target` where the old value compared as
+ * the operation says. Returns how many were woken. Errors: as fl_wake; -ENOSYS an operation that
+ * the kernel does not know. */
+FL_API int fl_wake_op(const void* address, int wake, void* target, int target_wake,
+                      uint32_t operation);
+
+/* One of the words of fl_waitv. */
+typedef struct fl_waiter {
+  const void* address;
+  uint64_t expected;
+  uint32_t flags;    /* a size */
+  uint32_t reserved; /* 0 */
+} fl_waiter;
+
+/* Waits for any of 1 to FL_WAITV_MAX words, in mappings of any kind. Returns the index of one that
+ * was woken. flags: of the timeout alone. Errors: as fl_wait; -EINVAL no words, or too many, a size
+ * among flags. */
+FL_API int fl_waitv(const fl_waiter* waiters, unsigned count, const struct timespec* timeout,
+                    uint32_t flags);
+
+/* Priority inheritance, as FUTEX_LOCK_PI, FUTEX_TRYLOCK_PI and FUTEX_UNLOCK_PI: by the kernel, on
+ * words of shared mappings. timeout: of CLOCK_REALTIME, absolute. Errors: as futex(2); -ENOSYS the
+ * word is in private memory. */
+FL_API int fl_lock_pi(void* address, const struct timespec* timeout);
+FL_API int fl_trylock_pi(void* address);
+FL_API int fl_unlock_pi(void* address);
+
+/* --- locks that outlive their owner */
+
+#define FL_ROBUST_MAX 64
+
+/* Where a thread writes down which locks it holds, for faultline/sync.hpp and whoever builds locks
+ * of their own. A lock is a 32-bit word in a shared, writable mapping: the owner's thread id, as
+ * gettid(2), in the low 30 bits, 0 for none; FL_ROBUST_WAITERS where somebody may wait for it.
+ *   1. pending is set to the word's address before it is locked or unlocked, and to 0 after.
+ *   2. The address is in held[0 .. count) for as long as the thread owns the lock, while pending
+ *      does not say so already.
+ * When the process dies, in whatever way, each of these words that still names the thread is set to
+ * FL_ROBUST_OWNER_DIED, with FL_ROBUST_WAITERS as it was, and one who waits is woken; also at a
+ * pending word that names nobody. When a thread ends, the same is done at once. */
+typedef struct fl_robust_list {
+  uint64_t pending;
+  uint64_t count;
+  uint64_t held[FL_ROBUST_MAX];
+} fl_robust_list;
+
+#define FL_ROBUST_WAITERS 0x80000000u
+#define FL_ROBUST_OWNER_DIED 0x40000000u
+#define FL_ROBUST_TID_MASK 0x3fffffffu
+
+/* The calling thread's list and thread id. list is NULL before the first fl_robust_begin, and again
+ * in a fork child. */
+typedef struct fl_robust_thread {
+  fl_robust_list* list;
+  uint32_t tid;
+} fl_robust_thread;
+extern FL_API __thread fl_robust_thread fl_robust_self;
+
+/* Makes the calling thread's list, where it has none; afterwards fl_robust_self.list is not NULL.
+ * Errors: -ENOMEM; -EUSERS this process has too many threads that wait or lock. */
+FL_API int fl_robust_begin(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* FAULTLINE_WAIT_H */

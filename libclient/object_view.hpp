@@ -1,0 +1,60 @@
+// What this process reads of an object without asking: its board (faultline/wire/board.hpp). Must
+// never be read but within a Reading, unless the reader keeps it alive.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "faultline/wire/board.hpp"
+#include "faultline/wire/protocol.hpp"
+#include "faultline/wire/unique_fd.hpp"
+#include "libclient/reading.hpp"
+
+namespace faultline::client {
+
+class ObjectView final : public Retirable {
+ public:
+  // Throws Failure: as mmap(2).
+  static std::shared_ptr<const ObjectView> open(const wire::ObjectReply& object,
+                                                const UniqueFd& board);
+  ~ObjectView() override;
+  ObjectView(const ObjectView&) = delete;
+  ObjectView& operator=(const ObjectView&) = delete;
+
+  [[nodiscard]] std::uint64_t size() const { return size_; }  // bytes
+  // Whether nobody can be waiting for the word at an offset, and a wake so be left out. Who asks
+  // has stored before what the waiter looks at; see board.hpp for why no fence is needed in
+  // between.
+  [[nodiscard]] bool nobody_waits(std::uint64_t offset) const {
+    if (!counted_) return false;
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    return counts()[wire::wait_bucket(offset)].load(std::memory_order_acquire) == 0;
+  }
+  [[nodiscard]] bool counted() const { return counted_; }
+  // Whether the page at an offset is in memory. It may be gone a moment later.
+  [[nodiscard]] bool resident(std::uint64_t offset) const {
+    return states()[offset >> 12].load(std::memory_order_acquire) == wire::kStateResident;
+  }
+
+ private:
+  ObjectView(const wire::ObjectReply& object, std::byte* board, std::size_t board_bytes)
+      : board_(board),
+        board_bytes_(board_bytes),
+        size_(object.size),
+        counted_(object.counted_waits != 0) {}
+  [[nodiscard]] const std::atomic<std::uint32_t>* counts() const {
+    return reinterpret_cast<const std::atomic<std::uint32_t>*>(board_);
+  }
+  [[nodiscard]] const std::atomic<std::uint8_t>* states() const {
+    return reinterpret_cast<const std::atomic<std::uint8_t>*>(board_ + wire::kBoardStates);
+  }
+
+  std::byte* board_;
+  std::size_t board_bytes_;
+  std::uint64_t size_;
+  bool counted_;
+};
+
+}  // namespace faultline::client
