@@ -1,6 +1,7 @@
 #include "libclient/connection.hpp"
 
 #include <fcntl.h>
+#include <linux/membarrier.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -40,6 +41,13 @@ UniqueFd make_userfaultfd(const wire::Packet& hello, bool user_mode_only) {
     if (UniqueFd fd = call(UFFD_USER_MODE_ONLY)) return fd;
   }
   throw_errno("making a userfaultfd");
+}
+
+// Of those who count waits, faultline/wire/board.hpp. A wake asks the counts from then on.
+void register_for_barriers() {
+  if (::syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) != 0) {
+    throw_errno("membarrier(MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED)");
+  }
 }
 
 wire::Packet say_hello(Control& control) {
@@ -108,7 +116,18 @@ std::shared_ptr<const UniqueFd> Connection::session_in_process(std::uint64_t for
   return control_.socket();
 }
 
+std::shared_ptr<Channel> Connection::channel() {
+  const std::lock_guard lock(mutex_);
+  attach_if_forked();
+  if (channel_ && !channel_->daemon_gone()) return channel_;
+  const std::array fds{thread_records_fd()};
+  wire::Packet reply = control_.call(wire::Op::open_channel, std::span<const int>(fds));
+  channel_ = std::make_shared<Channel>(std::move(reply), control_.socket());
+  return channel_;
+}
+
 void Connection::attach_new() {
+  register_for_barriers();
   control_ = Control(path_);
   const wire::Packet hello = say_hello(control_);
   const bool user_mode_only =
@@ -138,9 +157,20 @@ void Connection::attach_if_forked() {
   forked_ = false;
 }
 
+void Connection::guard_pages() {
+  // Where it fails, the child's private pages are other pages from the start.
+  try {
+    attach_if_forked();
+    (void)control_.call(wire::Op::guard_pages);
+  } catch (const std::exception&) {
+  }
+}
+
 void Connection::before_fork() {
   mutex_.lock();
   mappings_.lock();
+  if (mappings_.waits_by_page()) guard_pages();
+  if (channel_) channel_->lock();
   // A child that has not attached yet, and forks, has no session to tell whether the daemon still
   // serves.
   if (!forked_ || !mappings_.maps_files()) return;
@@ -155,6 +185,7 @@ void Connection::before_fork() {
 
 void Connection::after_fork_in_parent() {
   if (forked_) control_.close();
+  if (channel_) channel_->unlock();
   mappings_.unlock();
   mutex_.unlock();
 }
@@ -168,6 +199,11 @@ void Connection::after_fork_in_child() {
   forked_ = control_.open() ? !control_.hung_up() : forked_ && !mappings_.maps_files();
   if (!forked_) mappings_.poison_mappings_of_files();
   control_.close();
+  if (channel_) {
+    channel_->unlock();
+    channel_->abandon();
+    channel_.reset();
+  }
   mappings_.unlock();
   mutex_.unlock();
 }

@@ -19,8 +19,9 @@
 //      vma_needs_copy), so a child that is forked later gets SIGBUS from the whole mapping, where
 //      the kernel would make up zeroes.
 //
-// Lock order: the list of connections (fork.cpp), then mutex_, then that of the mappings. A fork
-// takes them all, so that the child finds them free and the state whole.
+// Lock order: the list of connections (fork.cpp), then mutex_, then those of the mappings and of
+// the channel, then that of the thread records. A fork takes them all, so that the child finds them
+// free and the state whole.
 #pragma once
 
 #include <cstdint>
@@ -28,6 +29,7 @@
 #include <mutex>
 #include <string>
 
+#include "libclient/channel.hpp"
 #include "libclient/control.hpp"
 #include "libclient/mappings.hpp"
 
@@ -74,6 +76,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Changes when everything that was open has become stale.
   [[nodiscard]] std::uint64_t generation();
 
+  // The session's channel; opened where it is not yet. Throws Failure.
+  [[nodiscard]] std::shared_ptr<Channel> channel();
+
   [[nodiscard]] bool forks_are_served();
   [[nodiscard]] Mappings& mappings() { return mappings_; }
 
@@ -86,6 +91,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   explicit Connection(std::string path) : path_(std::move(path)) {}
   void attach_new();
   void attach_if_forked();
+  void guard_pages();
   void require_generation(std::uint64_t generation) const;
   void require_process(std::uint64_t forks) const;
 
@@ -97,6 +103,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::uint64_t forks_ = 0;
   bool forked_ = false;
   void* beacon_ = nullptr;
+  std::shared_ptr<Channel> channel_;
 
   Mappings mappings_;  // locks itself
 };

@@ -34,7 +34,7 @@ class Control {
   wire::Packet call(wire::Op op, const Request& request, std::span<const int> fds = {}) {
     return exchange(op, std::as_bytes(std::span(&request, 1)), fds);
   }
-  wire::Packet call(wire::Op op) { return exchange(op, {}, {}); }
+  wire::Packet call(wire::Op op, std::span<const int> fds = {}) { return exchange(op, {}, fds); }
 
  private:
   // Throws Failure: what the daemon refused, in its words; EPIPE where it is gone, and then the

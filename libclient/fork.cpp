@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "libclient/reading.hpp"
+#include "libclient/thread_records.hpp"
 
 namespace faultline::client {
 
@@ -34,6 +35,7 @@ void before_fork() {
     if (auto connection = weak.lock()) all.in_fork.push_back(std::move(connection));
   }
   for (const auto& connection : all.in_fork) connection->before_fork();
+  lock_thread_records();
   lock_readers();
 }
 
@@ -48,11 +50,14 @@ void after_fork(void (Connection::*hook)()) {
 
 void after_fork_in_parent() {
   unlock_readers();
+  unlock_thread_records();
   after_fork(&Connection::after_fork_in_parent);
 }
 void after_fork_in_child() {
   forget_other_readers();
   unlock_readers();
+  forget_thread_records();
+  unlock_thread_records();
   after_fork(&Connection::after_fork_in_child);
 }
 
@@ -74,6 +79,8 @@ std::shared_ptr<Connection> connection_to(const std::string& path) {
     if (connection && connection->path() == path && !connection->broken()) return connection;
   }
   auto connection = Connection::open(path);
+  // Which locks this process holds when it dies, every daemon is to know.
+  if (thread_records_in_use()) (void)connection->channel();
   all.all.push_back(connection);
   return connection;
 }

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "libclient/fork.hpp"
 #include "libclient/handles.hpp"
 
 using faultline::client::Connection;
@@ -204,6 +205,11 @@ int fl_map(fl_object* object, uint64_t offset, size_t length, uint32_t flags, vo
     } else {
       connection.mappings().add(mapping.range(), piece, object->connection);
       *address = reinterpret_cast<void*>(mapping.range().start);
+    }
+    // Another daemon's mapping that plain system calls took away.
+    const auto at = reinterpret_cast<std::uintptr_t>(fixed ? wanted : *address);
+    for (const auto& other : faultline::client::all_connections()) {
+      if (other != object->connection) other->mappings().forget({at, length});
     }
     mapping.keep();
     if (reserved) reserved->keep();

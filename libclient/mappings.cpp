@@ -68,6 +68,16 @@ void Mappings::add_at(std::uintptr_t address, MapRange fresh, Piece piece,
   holder_ = std::move(holder);
 }
 
+void Mappings::forget(MapRange range) {
+  std::shared_ptr<const void> last;  // let go after the lock
+  const Change change;
+  const std::lock_guard lock(mutex_);
+  if (book_.empty()) return;
+  book_.cut_at(range);
+  book_.forget(range);
+  if (book_.empty()) last = std::move(holder_);
+}
+
 void Mappings::unmap(MapRange range) {
   const Change change;
   std::shared_ptr<const void> last;  // let go after the lock
@@ -229,6 +239,11 @@ bool Mappings::maps_files() const {
   const auto& pieces = book_.pieces();
   return std::any_of(pieces.begin(), pieces.end(),
                      [](const auto& entry) { return entry.second.content == Content::of_file; });
+}
+
+bool Mappings::waits_by_page() const {
+  return std::ranges::any_of(book_.pieces(),
+                             [](const auto& entry) { return entry.second.waits_by_page; });
 }
 
 void Mappings::poison_mappings_of_files() const {

@@ -35,6 +35,9 @@ class Mappings {
   void add_at(std::uintptr_t address, MapRange fresh, Piece piece,
               std::shared_ptr<const void> holder);
 
+  // Of what was mapped just now through another connection: nothing of ours can be there any more.
+  void forget(MapRange range);
+
   // All of these throw Failure: EINVAL where part of the range is no mapping of ours.
   void unmap(MapRange range);
   // EACCES where part of it cannot be made writable; ENOMEM.
@@ -57,6 +60,7 @@ class Mappings {
   void lock() { mutex_.lock(); }
   void unlock() { mutex_.unlock(); }
   [[nodiscard]] bool maps_files() const;
+  [[nodiscard]] bool waits_by_page() const;
   // Any access raises SIGBUS from then on.
   void poison_mappings_of_files() const;
   // Of what was not inherited, the addresses are kept, without access.

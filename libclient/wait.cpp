@@ -1,64 +1,35 @@
 // The C interface to waiting and waking. Must never take a lock or make a system call of its own
 // where the kernel's futex does all there is to do.
 #include <linux/futex.h>
+#include <sys/single_threaded.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <climits>
+#include <span>
+#include <vector>
 
 #include "faultline/faultline.h"
 #include "libclient/failure.hpp"
 #include "libclient/futex.hpp"
 #include "libclient/place.hpp"
+#include "libclient/slot_wait.hpp"
 #include "libclient/timeout.hpp"
+#include "libclient/word.hpp"
 
+using faultline::client::Container;
 using faultline::client::failed;
+using faultline::client::kSizeFlags;
 using faultline::client::kTimeoutFlags;
 using faultline::client::Place;
 using faultline::client::place_of;
 using faultline::client::Reading;
 using faultline::client::Timeout;
+using faultline::client::Word;
 using faultline::client::WordKind;
 namespace futex = faultline::client::futex;
 
 namespace {
-
-constexpr std::uint32_t kSizeFlags = 3;
-
-// A word, and the value that it should have.
-struct Word {
-  std::uintptr_t address = 0;
-  std::uint64_t expected = 0;
-  std::uint32_t size = FL_WAIT_U32;
-
-  [[nodiscard]] unsigned bytes() const {
-    constexpr std::array<unsigned, 4> kBytes{4, 1, 2, 8};
-    return kBytes[size];
-  }
-  [[nodiscard]] bool aligned() const { return address % bytes() == 0; }
-  [[nodiscard]] std::uint64_t mask() const {
-    return size == FL_WAIT_U64 ? ~std::uint64_t{0} : (std::uint64_t{1} << (8 * bytes())) - 1;
-  }
-};
-
-// The 32 bits that the kernel compares, around a smaller word.
-struct Container {
-  explicit Container(const Word& word)
-      : address(word.address & ~std::uintptr_t{3}),
-        shift(8 * static_cast<unsigned>(word.address & 3)) {}
-
-  [[nodiscard]] std::uint32_t load() const {
-    return std::atomic_ref(*reinterpret_cast<std::uint32_t*>(address)).load();
-  }
-  // Whether the word has its value where the container has this one.
-  [[nodiscard]] bool fits(const Word& word, std::uint32_t value) const {
-    return ((value >> shift) & word.mask()) == (word.expected & word.mask());
-  }
-
-  std::uintptr_t address;
-  unsigned shift;
-};
 
 const void* pointer(std::uintptr_t address) {
   return reinterpret_cast<const void*>(address);
@@ -69,12 +40,35 @@ WordKind kind_of(std::uintptr_t address) {
   return place_of(reading, address).kind;
 }
 
-// Whether a wake of the word has nobody to find, and why it has: unknown, or nobody waits.
-bool nobody_waits(std::uintptr_t address, WordKind& kind) {
+// What there is to do for a word, as far as can be told without asking.
+enum class Way {
+  nothing,  // nobody waits
+  kernel,   // the kernel's queue of the word itself does
+  daemon,
+};
+
+Way way_to_wake(std::uintptr_t address) {
   const Reading reading;
   const Place& place = place_of(reading, address);
-  kind = place.kind;
-  return kind == WordKind::shared && place.object->nobody_waits(place.offset + address % 4096);
+  if (place.kind != WordKind::shared) return Way::daemon;
+  const std::uint64_t offset = place.offset + address % 4096;
+  if (place.object->nobody_waits(offset)) return Way::nothing;
+  // Of a page that is in no memory the kernel's wake would bring one there.
+  return address % 4 == 0 && place.object->resident(offset) ? Way::kernel : Way::daemon;
+}
+
+// A thread that is the only one can have no memory taken away while it waits. Others can, and are
+// told so through the daemon, which takes one more word to wait for.
+bool alone() {
+  return __libc_single_threaded != 0;
+}
+
+Way way_to_wait(const Word& word, std::uint32_t bitset) {
+  const Reading reading;
+  const Place& place = place_of(reading, word.address);
+  if (place.kind != WordKind::shared || word.address % 4 != 0) return Way::daemon;
+  const bool here = place.object->resident(place.offset) && !place.object->counted();
+  return here && (alone() || bitset != futex::kAnyBit) ? Way::kernel : Way::daemon;
 }
 
 // What futex_waitv(2) is told of a word at its own address.
@@ -134,38 +128,31 @@ long wait_shared(const Word& word, Timeout& timeout, std::uint32_t bitset) {
 
 // ---
 
+bool known_flags(std::uint32_t flags, std::uint32_t known) {
+  return (flags & ~known) == 0 && (flags & kTimeoutFlags) != kTimeoutFlags;
+}
+
 long wait_for(const Word& word, const timespec* given, std::uint32_t flags, std::uint32_t bitset) {
-  if ((flags & ~(kSizeFlags | kTimeoutFlags)) != 0 || (flags & kTimeoutFlags) == kTimeoutFlags ||
-      !word.aligned() || bitset == 0) {
+  if (!known_flags(flags, kSizeFlags | kTimeoutFlags) || !word.aligned() || bitset == 0) {
     return -EINVAL;
   }
   Timeout timeout(given, flags & kTimeoutFlags);
-  switch (kind_of(word.address)) {
-    case WordKind::shared:
-      return wait_shared(word, timeout, bitset);
-    case WordKind::own:
-    case WordKind::by_page:
-      return -ENOSYS;
-    case WordKind::unknown:
-      break;
-  }
-  return -EFAULT;
+  if (way_to_wait(word, bitset) == Way::kernel) return wait_shared(word, timeout, bitset);
+  if (const int error = timeout.settle(); error != 0) return error;
+  return faultline::client::wait_for_words(std::span(&word, 1), timeout, bitset);
 }
 
 long wake_at(std::uintptr_t address, int count, std::uint32_t bitset) {
   if (count < 0 || bitset == 0) return -EINVAL;
-  WordKind kind{};
-  if (nobody_waits(address, kind) || count == 0) return 0;
-  switch (kind) {
-    case WordKind::shared:
-      return futex::wake(pointer(address), count, bitset);
-    case WordKind::own:
-    case WordKind::by_page:
-      return -ENOSYS;
-    case WordKind::unknown:
+  switch (way_to_wake(address)) {
+    case Way::nothing:
+      return 0;
+    case Way::kernel:
+      return count == 0 ? 0 : futex::wake(pointer(address), count, bitset);
+    case Way::daemon:
       break;
   }
-  return -EFAULT;
+  return faultline::client::wake_word(address, count, bitset);
 }
 
 bool both_shared(const void* first, const void* second) {
@@ -175,10 +162,106 @@ bool both_shared(const void* first, const void* second) {
 
 long requeue_at(const void* address, int operation, std::uint32_t expected, int wake, int requeue,
                 const void* target) {
-  if (wake < 0 || requeue < 0) return -EINVAL;
-  if (!both_shared(address, target)) return -EFAULT;
-  return futex::two(address, operation, static_cast<std::uint32_t>(wake),
-                    static_cast<std::uint32_t>(requeue), target, expected);
+  const auto from = reinterpret_cast<std::uintptr_t>(address);
+  const auto to = reinterpret_cast<std::uintptr_t>(target);
+  if (wake < 0 || requeue < 0 || from % 4 != 0 || to % 4 != 0) return -EINVAL;
+  if (both_shared(address, target)) {
+    return futex::two(address, operation, static_cast<std::uint32_t>(wake),
+                      static_cast<std::uint32_t>(requeue), target, expected);
+  }
+  if (operation == FUTEX_CMP_REQUEUE && !Word{from, expected}.as_expected()) return -EAGAIN;
+  return faultline::client::requeue_word(from, wake, requeue, to);
+}
+
+// As the kernel does it, linux/futex.h: FUTEX_OP. Returns whether the old value compared; -ENOSYS
+// an unknown operation.
+int change_word(void* target, std::uint32_t operation) {
+  const bool shift = (operation & (std::uint32_t{FUTEX_OP_OPARG_SHIFT} << 28)) != 0;
+  const auto sign_extended = [](std::uint32_t twelve_bits) {
+    return static_cast<std::uint32_t>(static_cast<std::int32_t>(twelve_bits << 20) >> 20);
+  };
+  std::uint32_t argument = sign_extended((operation >> 12) & 0xfff);
+  if (shift) argument = std::uint32_t{1} << (argument & 31);
+  const std::uint32_t compared = sign_extended(operation & 0xfff);
+  const std::atomic_ref word(*static_cast<std::uint32_t*>(target));
+  std::uint32_t old = 0;
+  switch ((operation >> 28) & 7) {
+    case FUTEX_OP_SET:
+      old = word.exchange(argument);
+      break;
+    case FUTEX_OP_ADD:
+      old = word.fetch_add(argument);
+      break;
+    case FUTEX_OP_OR:
+      old = word.fetch_or(argument);
+      break;
+    case FUTEX_OP_ANDN:
+      old = word.fetch_and(~argument);
+      break;
+    case FUTEX_OP_XOR:
+      old = word.fetch_xor(argument);
+      break;
+    default:
+      return -ENOSYS;
+  }
+  const auto value = static_cast<std::int32_t>(old);
+  const auto than = static_cast<std::int32_t>(compared);
+  switch ((operation >> 24) & 0xf) {
+    case FUTEX_OP_CMP_EQ:
+      return value == than ? 1 : 0;
+    case FUTEX_OP_CMP_NE:
+      return value != than ? 1 : 0;
+    case FUTEX_OP_CMP_LT:
+      return value < than ? 1 : 0;
+    case FUTEX_OP_CMP_LE:
+      return value <= than ? 1 : 0;
+    case FUTEX_OP_CMP_GT:
+      return value > than ? 1 : 0;
+    case FUTEX_OP_CMP_GE:
+      return value >= than ? 1 : 0;
+    default:
+      return -ENOSYS;
+  }
+}
+
+long wake_op_at(const void* address, int wake, void* target, int target_wake,
+                std::uint32_t operation) {
+  if (wake < 0 || target_wake < 0) return -EINVAL;
+  const auto from = reinterpret_cast<std::uintptr_t>(address);
+  const auto to = reinterpret_cast<std::uintptr_t>(target);
+  if (from % 4 != 0 || to % 4 != 0) return -EINVAL;
+  if (both_shared(address, target)) {
+    return futex::two(address, FUTEX_WAKE_OP, static_cast<std::uint32_t>(wake),
+                      static_cast<std::uint32_t>(target_wake), target, operation);
+  }
+  if (kind_of(to) == WordKind::unknown) return -EFAULT;
+  const int compared = change_word(target, operation);
+  if (compared < 0) return compared;
+  const long woken = wake_at(from, wake, futex::kAnyBit);
+  if (woken < 0 || compared == 0) return woken;
+  const long there = wake_at(to, target_wake, futex::kAnyBit);
+  return there < 0 ? there : woken + there;
+}
+
+long wait_for_any(const fl_waiter* waiters, unsigned count, const timespec* given,
+                  std::uint32_t flags) {
+  if (waiters == nullptr || count == 0 || count > FL_WAITV_MAX ||
+      !known_flags(flags, kTimeoutFlags)) {
+    return -EINVAL;
+  }
+  Timeout timeout(given, flags);
+  if (const int error = timeout.settle(); error != 0) return error;
+  std::vector<Word> words;
+  words.reserve(count);
+  for (const fl_waiter& waiter : std::span(waiters, count)) {
+    const Word word{reinterpret_cast<std::uintptr_t>(waiter.address), waiter.expected,
+                    waiter.flags & kSizeFlags};
+    if (!word.aligned() || waiter.reserved != 0 || (waiter.flags & ~kSizeFlags) != 0) {
+      return -EINVAL;
+    }
+    words.push_back(word);
+  }
+  return faultline::client::wait_for_words(words, timeout, futex::kAnyBit);
 }
 
 // The C interface's result of one of the above.
@@ -229,35 +312,14 @@ int fl_cmp_requeue(const void* address, uint32_t expected, int wake, int requeue
 }
 
 int fl_wake_op(const void* address, int wake, void* target, int target_wake, uint32_t operation) {
-  return answer("changing a word and waking", [&]() -> long {
-    if (wake < 0 || target_wake < 0) return -EINVAL;
-    if (!both_shared(address, target)) return -EFAULT;
-    return futex::two(address, FUTEX_WAKE_OP, static_cast<std::uint32_t>(wake),
-                      static_cast<std::uint32_t>(target_wake), target, operation);
-  });
+  return answer("changing a word and waking",
+                [&] { return wake_op_at(address, wake, target, target_wake, operation); });
 }
 
 int fl_waitv(const fl_waiter* waiters, unsigned count, const struct timespec* timeout,
              uint32_t flags) {
-  return answer("waiting for any of several words", [&]() -> long {
-    if (waiters == nullptr || count == 0 || count > FL_WAITV_MAX || (flags & ~kTimeoutFlags) != 0 ||
-        (flags & kTimeoutFlags) == kTimeoutFlags) {
-      return -EINVAL;
-    }
-    Timeout until(timeout, flags);
-    if (const int error = until.settle(); error != 0) return error;
-    std::array<futex_waitv, FL_WAITV_MAX> words{};
-    for (unsigned i = 0; i < count; ++i) {
-      const auto address = reinterpret_cast<std::uintptr_t>(waiters[i].address);
-      const Word word{address, waiters[i].expected, waiters[i].flags & kSizeFlags};
-      if (!word.aligned() || waiters[i].reserved != 0 || (waiters[i].flags & ~kSizeFlags) != 0) {
-        return -EINVAL;
-      }
-      if (kind_of(address) != WordKind::shared) return -EFAULT;
-      words.at(i) = at_its_address(address, static_cast<std::uint32_t>(word.expected));
-    }
-    return futex::wait_any(words.data(), count, until.until(), until.clock());
-  });
+  return answer("waiting for any of several words",
+                [&] { return wait_for_any(waiters, count, timeout, flags); });
 }
 
 int fl_lock_pi(void* address, const struct timespec* timeout) {

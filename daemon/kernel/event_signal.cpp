@@ -1,10 +1,6 @@
 #include "daemon/kernel/event_signal.hpp"
 
-#include <unistd.h>
-
-#include <array>
-#include <string>
-#include <string_view>
+#include "daemon/kernel/descriptor.hpp"
 
 namespace faultline::kernel {
 
@@ -21,12 +17,7 @@ EventSignal::~EventSignal() {
 }
 
 bool EventSignal::is_eventfd(int fd) {
-  std::array<char, 64> target{};
-  const std::string path = "/proc/self/fd/" + std::to_string(fd);
-  const ssize_t length = ::readlink(path.c_str(), target.data(), target.size());
-  if (length <= 0) return false;
-  return std::string_view(target.data(), static_cast<std::size_t>(length)) ==
-         "anon_inode:[eventfd]";
+  return is_anonymous_inode(fd, "[eventfd]");
 }
 
 Status EventSignal::signal(const ForeignFd& eventfd) {

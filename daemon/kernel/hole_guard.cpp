@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "daemon/kernel/own_memory.hpp"
 #include "daemon/kernel/uapi.hpp"
 
 namespace faultline::kernel {
@@ -77,9 +78,8 @@ Status HoleGuard::put(const MappedMemory& memory, ByteCount offset,
 
 // Not by a store, which would be the daemon's end where the page is gone by now.
 int HoleGuard::write_over(std::byte* to, std::span<const std::byte> page) {
-  const iovec from{const_cast<std::byte*>(page.data()), page.size()};
-  const iovec into{to, page.size()};
-  return ::process_vm_writev(::getpid(), &from, 1, &into, 1, 0) < 0 ? errno : 0;
+  const Status written = write_own_memory(to, page);
+  return written ? 0 : written.error().code();
 }
 
 }  // namespace faultline::kernel

@@ -19,4 +19,8 @@ void membarrier() noexcept {
   if (::syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) != 0) std::abort();
 }
 
+void membarrier_of_clients() noexcept {
+  if (::syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) != 0) std::abort();
+}
+
 }  // namespace faultline::kernel

@@ -12,4 +12,9 @@ bool membarrier_available() noexcept;
 // for the caller too. Requires membarrier_available(). Any thread; a few microseconds.
 void membarrier() noexcept;
 
+// The same of every processor that runs a process which registered for it
+// (MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED), whosever it is; needs no registration of the
+// caller's.
+void membarrier_of_clients() noexcept;
+
 }  // namespace faultline::kernel

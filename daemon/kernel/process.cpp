@@ -4,11 +4,14 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <array>
 #include <fstream>
 #include <sstream>
 
+#include "daemon/kernel/descriptor.hpp"
 #include "daemon/kernel/uapi.hpp"
 
 namespace faultline::kernel {
@@ -20,6 +23,22 @@ Result<PeerCredentials> peer_credentials(int socket) {
     return fail_errno("asking who connected (SO_PEERCRED)");
   }
   return PeerCredentials{credentials.pid, credentials.uid, credentials.gid};
+}
+
+Result<UniqueFd> ring_of_peer(int socket, int ring_fd) {
+  int pidfd = -1;
+  socklen_t size = sizeof(pidfd);
+  if (::getsockopt(socket, SOL_SOCKET, uapi::kSoPeerPidfd, &pidfd, &size) != 0) {
+    return fail_errno("looking for a client's process");
+  }
+  const UniqueFd process{pidfd};
+  const std::string what = "taking descriptor " + std::to_string(ring_fd) + " of a client";
+  UniqueFd ring{static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), ring_fd, 0))};
+  if (!ring) return fail_errno(what);
+  if (!is_anonymous_inode(ring.get(), "[io_uring]")) {
+    return fail(EBADF, what + ", which is no io_uring");
+  }
+  return ring;
 }
 
 std::optional<pid_t> process_of_thread(pid_t tid) {

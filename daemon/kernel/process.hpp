@@ -23,6 +23,10 @@ struct PeerCredentials {
 // Of the process that connected. Errors: EINVAL where it is gone already.
 Result<PeerCredentials> peer_credentials(int socket);
 
+// A copy of an io_uring of the process at the other end of a socket. Errors: EBADF there is no such
+// descriptor, or it is none; EPERM the daemon may not look into that process (ptrace(2)); ESRCH.
+Result<UniqueFd> ring_of_peer(int socket, int ring_fd);
+
 // The process that a thread belongs to, in this daemon's pid namespace; nothing where it is gone.
 std::optional<pid_t> process_of_thread(pid_t tid);
 // The short name of a process as ps(1) shows it; empty where it is gone.

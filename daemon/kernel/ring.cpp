@@ -7,9 +7,11 @@
 #include <cassert>
 #include <string>
 
+#include "daemon/kernel/uapi.hpp"
+
 namespace faultline::kernel {
 
-Result<std::unique_ptr<Ring>> Ring::create(unsigned entries) {
+Result<std::unique_ptr<Ring>> Ring::create(unsigned entries, unsigned completions) {
   std::unique_ptr<Ring> ring{new Ring()};  // the constructor is private to this factory
   io_uring_params params{};
   // DEFER_TASKRUN: completions are made when this thread asks for them, and not in between, so a
@@ -17,6 +19,10 @@ Result<std::unique_ptr<Ring>> Ring::create(unsigned entries) {
   // make. R_DISABLED: the thread that owns the ring is the one that enables it, in own().
   params.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
                  IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_R_DISABLED;
+  if (completions != 0) {
+    params.flags |= IORING_SETUP_CQSIZE;
+    params.cq_entries = completions;
+  }
   const int result = ::io_uring_queue_init_params(entries, &ring->ring_, &params);
   if (result < 0) {
     return fail(-result, "io_uring_setup with " + std::to_string(entries) +
@@ -92,6 +98,21 @@ void Ring::timeout(RingOperation& op, std::chrono::nanoseconds after) {
   ::io_uring_prep_timeout(entry, &time, 0, 0);
   start(entry, op);
   ::io_uring_submit(&ring_);
+}
+
+void Ring::futex_wait(RingOperation& op, const FutexWord& word, std::uint32_t expected,
+                      std::uint32_t mask) {
+  io_uring_sqe* entry = next_entry();
+  // As io_uring_prep_futex_wait of newer versions of liburing.
+  ::io_uring_prep_rw(uapi::kOpFutexWait, entry, uapi::kFutex2Size32, &word, 0, expected);
+  entry->addr3 = mask;
+  start(entry, op);
+}
+
+void Ring::message(RingOperation& op, int ring_fd, std::uint64_t user_data, std::int32_t result) {
+  io_uring_sqe* entry = next_entry();
+  ::io_uring_prep_msg_ring(entry, ring_fd, static_cast<unsigned>(result), user_data, 0);
+  start(entry, op);
 }
 
 void Ring::cancel(RingOperation& op) {

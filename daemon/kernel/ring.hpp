@@ -16,6 +16,7 @@
 #include <span>
 
 #include "daemon/kernel/error.hpp"
+#include "daemon/kernel/futex.hpp"
 
 namespace faultline::kernel {
 
@@ -37,7 +38,9 @@ class RingOperation {
 
 class Ring {
  public:
-  static Result<std::unique_ptr<Ring>> create(unsigned entries);
+  // completions: how many may come at once before the kernel keeps them in a list, which is slower;
+  // 0: twice the entries.
+  static Result<std::unique_ptr<Ring>> create(unsigned entries, unsigned completions = 0);
   // Makes the calling thread the ring's own. Call once, before anything else.
   [[nodiscard]] Status own();
   Ring(const Ring&) = delete;
@@ -52,6 +55,13 @@ class Ring {
   // Completes once with what poll(2) would return in revents, as soon as there is anything to read.
   void await_readable(RingOperation& op, int fd);
   void timeout(RingOperation& op, std::chrono::nanoseconds after);
+  // Completes with 0 when it is woken by a bit of mask, -EAGAIN where the word holds another value,
+  // -EFAULT where its page is not there. Linux 6.7.
+  void futex_wait(RingOperation& op, const FutexWord& word, std::uint32_t expected,
+                  std::uint32_t mask);
+  // Puts a completion into another process's ring. Completes with 0; -EOVERFLOW where there is no
+  // room for it; -EBADFD that ring is not in use.
+  void message(RingOperation& op, int ring_fd, std::uint64_t user_data, std::int32_t result);
   // Asks for an early end; the operation still completes, with -ECANCELED where the request won.
   void cancel(RingOperation& op);
 

@@ -85,6 +85,10 @@ inline constexpr std::uint64_t kVmaReadable = std::uint64_t{1} << 0;
 inline constexpr std::uint64_t kVmaWritable = std::uint64_t{1} << 1;
 inline constexpr std::uint64_t kVmaShared = std::uint64_t{1} << 3;
 
+// linux/io_uring.h and linux/futex.h, Linux 6.7
+inline constexpr int kOpFutexWait = 51;
+inline constexpr int kFutex2Size32 = 2;
+
 // sys/socket.h, Linux 6.5
 inline constexpr int kSoPeerPidfd = 77;
 

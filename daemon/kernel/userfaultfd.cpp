@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 
+#include "daemon/kernel/descriptor.hpp"
 #include "daemon/kernel/uapi.hpp"
 
 namespace faultline::kernel {
@@ -38,12 +39,7 @@ constexpr std::uint64_t kNeededFeatures =
 }  // namespace
 
 bool Userfaultfd::is_userfaultfd(int fd) {
-  std::array<char, 64> target{};
-  const std::string path = "/proc/self/fd/" + std::to_string(fd);
-  const ssize_t length = ::readlink(path.c_str(), target.data(), target.size());
-  if (length <= 0) return false;
-  return std::string_view(target.data(), static_cast<std::size_t>(length)) ==
-         "anon_inode:[userfaultfd]";
+  return is_anonymous_inode(fd, "[userfaultfd]");
 }
 
 Result<Userfaultfd> Userfaultfd::adopt(ForeignFd fd) {
@@ -126,9 +122,19 @@ RangeResult Userfaultfd::copy_range(Vaddr start, const std::byte* source, ByteCo
   return outcome(result, request.copy);
 }
 
+RangeResult Userfaultfd::write_protect(Vaddr start, ByteCount length) const {
+  return change_protection(start, length, UFFDIO_WRITEPROTECT_MODE_WP);
+}
+
 RangeResult Userfaultfd::write_unprotect(Vaddr start, ByteCount length) const {
+  return change_protection(start, length, 0);
+}
+
+RangeResult Userfaultfd::change_protection(Vaddr start, ByteCount length,
+                                           std::uint64_t mode) const {
   uffdio_writeprotect request{};
   request.range = {start.value(), length.value()};
+  request.mode = mode;
   if (::ioctl(fd_.get(), UFFDIO_WRITEPROTECT, &request) != 0) return {ByteCount{0}, errno};
   return {length, 0};
 }

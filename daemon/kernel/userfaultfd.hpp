@@ -72,6 +72,8 @@ class Userfaultfd {
   [[nodiscard]] RangeResult copy_range(Vaddr start, const std::byte* source,
                                        ByteCount length) const;
   [[nodiscard]] RangeResult write_unprotect(Vaddr start, ByteCount length) const;
+  // A write to a page that is mapped there raises a fault from now on.
+  [[nodiscard]] RangeResult write_protect(Vaddr start, ByteCount length) const;
   // Every page not yet mapped raises SIGBUS from now on.
   [[nodiscard]] RangeResult poison_range(Vaddr start, ByteCount length) const;
   void wake(Vaddr start, ByteCount length) const;
@@ -89,6 +91,8 @@ class Userfaultfd {
   [[nodiscard]] Result<std::size_t> read_now(std::span<uffd_msg> messages) const;
 
  private:
+  [[nodiscard]] RangeResult change_protection(Vaddr start, ByteCount length,
+                                              std::uint64_t mode) const;
   enum class Holders { daemon_alone, client_too };
   Userfaultfd(ForeignFd fd, Features features, Holders holders)
       : fd_(std::move(fd)), features_(features), holders_(holders) {}

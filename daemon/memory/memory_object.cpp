@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "daemon/kernel/log_budget.hpp"
+#include "daemon/kernel/own_memory.hpp"
 
 namespace faultline::memory {
 
@@ -159,8 +160,17 @@ PageCount MemoryObject::populate_zero(PageIndex first, PageCount window, const W
     waiter(Supply::failed);
     return PageCount{0};
   }
+  for (std::uint64_t i = 0; i < count.value(); ++i) (void)pages_.claim(first + PageCount{i});
+  tell_watcher(first, count);
   pages_.mark(first, count, PageState::resident);
   return count;
+}
+
+void MemoryObject::tell_watcher(PageIndex first, PageCount count) {
+  // Pairs with the fence of who waits for the page, between its entry and its look at the state.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  PageWatcher* const watcher = watcher_.load(std::memory_order_relaxed);
+  if (watcher != nullptr) watcher->pages_come(*this, first, count);
 }
 
 PageCount MemoryObject::populate_file(PageIndex first, PageCount window, Waiter waiter) {
@@ -176,7 +186,7 @@ PageCount MemoryObject::populate_file(PageIndex first, PageCount window, Waiter 
   }
   // Under the mutex nobody else claims, so what is absent here stays so until it is claimed below.
   const PageIndex start = first + ready;
-  const PageCount absent = pages_.run(start, window - ready, PageState::absent);
+  const PageCount absent = pages_.run_in_no_memory(start, window - ready);
   if (absent > PageCount{0}) {
     pages_.mark(start, absent, PageState::filling);
     auto fill = std::make_unique<Fill>(shared_from_this(), start, absent);
@@ -193,6 +203,7 @@ void MemoryObject::finish(Fill& fill, PageCount supplied, int error) {
   const PageCount count = fill.count();
   const PageCount lost = count - supplied;
   std::unique_ptr<Fill> ended;
+  if (supplied > PageCount{0}) tell_watcher(first, supplied);
   {
     const std::lock_guard lock(fills_mutex_);
     pages_.mark(first, supplied, PageState::resident);
@@ -217,7 +228,7 @@ void MemoryObject::finish(Fill& fill, PageCount supplied, int error) {
 
 PageCount MemoryObject::run_of_zeroes(PageIndex first, PageCount limit) const {
   if (from_file()) return PageCount{0};
-  const PageCount absent = pages_.run(first, limit, PageState::absent);
+  const PageCount absent = pages_.run_in_no_memory(first, limit);
   if (absent == PageCount{0}) return absent;
   // A client may have written to the memfd itself, which no fault told of.
   for (const PageCount count : {absent, PageCount{1}}) {
@@ -237,6 +248,67 @@ void MemoryObject::recheck(PageIndex page) {
   } else if (!*held) {
     pages_.forget(page);
   }
+}
+
+Result<std::uint64_t> MemoryObject::peek(ByteCount offset) const {
+  const std::uint64_t from = offset.value() & ~std::uint64_t{3};
+  const std::uint64_t there = std::min<std::uint64_t>(sizeof(std::uint64_t), size().value() - from);
+  std::uint64_t value = 0;
+  auto read = kernel::read_own_memory(memory_.data() + from,
+                                      std::as_writable_bytes(std::span(&value, 1)).first(there));
+  if (!read) return propagate(read);
+  return value;
+}
+
+// Eight bytes of a file, read for somebody who must not have the page in memory for that.
+class MemoryObject::Glance final : public kernel::RingOperation {
+ public:
+  using Seen = std::function<void(Result<std::uint64_t>)>;
+  Glance(std::shared_ptr<MemoryObject> object, ByteCount from, Seen seen)
+      : object_(std::move(object)), from_(from), seen_(std::move(seen)) {}
+
+  static void begin(std::unique_ptr<Glance> glance) {
+    FilePager& pager = *glance->object_->pager_;
+    pager.post([raw = glance.release()] { raw->read(); });
+  }
+  void on_complete(int result) override {
+    if (result == -EINTR || result == -EAGAIN) return read();
+    const std::unique_ptr<Glance> done(this);
+    if (result < 0) return seen_(fail(-result, "reading a word of an object's file"));
+    seen_(value_);  // what is past the end is 0
+  }
+
+ private:
+  void read() {
+    const FileSource& file = *object_->spec_.file;
+    const std::uint64_t left =
+        file.length > from_ ? (file.length - from_).value() : std::uint64_t{0};
+    auto into = std::as_writable_bytes(std::span(&value_, 1));
+    object_->pager_->read(
+        *this, file.fd.get(), into.first(std::min<std::uint64_t>(left, into.size())),
+        file.offset + from_,
+        file.answered_by_others ? kernel::Ring::Begin::elsewhere : kernel::Ring::Begin::here);
+  }
+
+  const std::shared_ptr<MemoryObject> object_;
+  const ByteCount from_;
+  const Seen seen_;
+  std::uint64_t value_ = 0;
+};
+
+void MemoryObject::glance(ByteCount offset, std::function<void(Result<std::uint64_t>)> seen) {
+  const ByteCount from{offset.value() & ~std::uint64_t{3}};
+  const ByteCount page = spec_.page_size.round_down(from);
+  // A client may have written to the memfd itself, which no fault told of.
+  const Result<bool> held = memfd_.holds(page, spec_.page_size.bytes());
+  if (held && *held) return seen(peek(from));
+  if (!from_file()) return seen(std::uint64_t{0});
+  Glance::begin(std::make_unique<Glance>(shared_from_this(), from, std::move(seen)));
+}
+
+Status MemoryObject::poke(ByteCount offset, std::uint32_t value) const {
+  return kernel::write_own_memory(memory_.data() + (offset.value() & ~std::uint64_t{3}),
+                                  std::as_bytes(std::span(&value, 1)));
 }
 
 }  // namespace faultline::memory

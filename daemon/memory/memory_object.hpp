@@ -9,7 +9,9 @@
 //   2. What was read is put into the memfd, page by page with its whole content. It must not be
 //      read to there: a worker that saw the page resident, before a writer took it out, would find
 //      it half read.
-//   3. The read completes: the pages are marked resident, then the waiters are told.
+//   3. The read completes: the watcher is told, then the pages are marked resident, then the
+//   waiters
+//      are told.
 //   4. Or it fails: the entries return to absent, whatever the memfd now holds of them; then the
 //      waiters are told: to try the page alone when the read was of several, that it cannot be had
 //      when it was of one.
@@ -31,11 +33,13 @@
 #include <vector>
 
 #include "daemon/kernel/closer.hpp"
+#include "daemon/kernel/futex.hpp"
 #include "daemon/kernel/hole_guard.hpp"
 #include "daemon/kernel/memfd.hpp"
 #include "daemon/kernel/units.hpp"
 #include "daemon/memory/file_pager.hpp"
 #include "daemon/memory/page_table.hpp"
+#include "daemon/memory/page_watcher.hpp"
 
 namespace faultline::memory {
 
@@ -98,6 +102,23 @@ class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
     return memory_.data() + spec_.page_size.offset_of(page).value();
   }
 
+  // The daemon's own view of a word, for futex(2) alone: the kernel looks at it without harm where
+  // its page has gone. offset: within the object, rounded down to four bytes.
+  [[nodiscard]] const kernel::FutexWord* word(ByteCount offset) const {
+    return reinterpret_cast<const kernel::FutexWord*>(memory_.data() +
+                                                      (offset.value() & ~std::uint64_t{3}));
+  }
+  // The eight bytes from a multiple of four on, of which those past the object's end are 0. EFAULT
+  // where their page has gone.
+  [[nodiscard]] Result<std::uint64_t> peek(ByteCount offset) const;
+  // The same of a page that is in no memory, and stays so: a file's is read. seen: called once, on
+  // this or the pager's thread.
+  void glance(ByteCount offset, std::function<void(Result<std::uint64_t>)> seen);
+  // Has it told, from now on, before any page becomes resident. There is one watcher for all.
+  void watch(PageWatcher& watcher) { watcher_.store(&watcher, std::memory_order_seq_cst); }
+  // Stores four bytes there, in one step. EFAULT as above.
+  [[nodiscard]] Status poke(ByteCount offset, std::uint32_t value) const;
+
   // Makes pages from first on resident, at most window of them. Returns how many are so now, from
   // first; 0 means that first is on its way, or refused, and that waiter was taken and will be
   // called.
@@ -123,11 +144,13 @@ class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
 
  private:
   class Fill;
+  class Glance;
   MemoryObject(ObjectId id, ObjectSpec spec, kernel::Memfd memfd, kernel::MappedMemory memory,
                const kernel::HoleGuard* guard, PageTable pages, FilePager* pager);
 
   PageCount populate_zero(PageIndex first, PageCount window, const Waiter& waiter);
   PageCount populate_file(PageIndex first, PageCount window, Waiter waiter);
+  void tell_watcher(PageIndex first, PageCount count);
   // At the error level, within the budget of its owner.
   void log(PageIndex page, const std::string& what) const;
   void finish(Fill& fill, PageCount supplied, int error);
@@ -139,6 +162,7 @@ class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
   const kernel::HoleGuard* guard_;  // of the memory, where a file is behind it; else null
   PageTable pages_;
   FilePager* pager_;
+  std::atomic<PageWatcher*> watcher_{nullptr};
   std::atomic<std::uint64_t> fills_begun_{0};
   std::atomic<std::uint64_t> failed_fills_{0};
   std::atomic<int> handles_{0};

@@ -40,6 +40,12 @@ void PageTable::mark(PageIndex first, PageCount count, PageState state) {
   }
 }
 
+PageCount PageTable::run_in_no_memory(PageIndex first, PageCount limit) const {
+  std::uint64_t n = 0;
+  while (n < limit.value() && in_no_memory(first + PageCount{n})) ++n;
+  return PageCount{n};
+}
+
 PageCount PageTable::run(PageIndex first, PageCount limit, PageState state) const {
   std::uint64_t n = 0;
   while (n < limit.value() && this->state(first + PageCount{n}) == state) ++n;

@@ -9,7 +9,8 @@
 //   filling -> resident  its content is in the memfd (mark): the claimer alone
 //   filling -> absent    it could not be supplied (mark): the claimer alone
 //   absent -> resident   zero-fill: the memfd's page was allocated (mark): any worker, idempotent
-//   resident -> absent   a client punched a hole into the memfd (forget): any worker, by CAS
+//   resident -> lost     a client punched a hole into the memfd (forget): any worker, by CAS
+//   lost                 as absent, in all of the above
 //
 // On the same board the daemon counts who may wait for words of the object (count_waiters).
 //
@@ -32,6 +33,7 @@ enum class PageState : std::uint8_t {
   absent = 0,
   filling = 1,
   resident = wire::kStateResident,
+  lost = 3,  // absent, and was resident once: somebody may still wait for its words
 };
 
 class PageTable {
@@ -42,10 +44,17 @@ class PageTable {
   [[nodiscard]] PageState state(PageIndex page) const {
     return entry(page).load(std::memory_order_acquire);
   }
-  // absent -> filling; true for the one caller that did it.
-  bool claim(PageIndex page) { return change(page, PageState::absent, PageState::filling); }
-  // resident -> absent.
-  bool forget(PageIndex page) { return change(page, PageState::resident, PageState::absent); }
+  // absent or lost -> filling; true for the one caller that did it.
+  bool claim(PageIndex page) {
+    return change(page, PageState::absent, PageState::filling) ||
+           change(page, PageState::lost, PageState::filling);
+  }
+  // resident -> lost.
+  bool forget(PageIndex page) { return change(page, PageState::resident, PageState::lost); }
+  [[nodiscard]] bool in_no_memory(PageIndex page) const {
+    const PageState now = state(page);
+    return now == PageState::absent || now == PageState::lost;
+  }
   void mark(PageIndex first, PageCount count, PageState state);
 
   // The board, for clients to read; it stays this object's.
@@ -57,6 +66,8 @@ class PageTable {
   [[nodiscard]] Vaddr address_for_test() const {
     return Vaddr{reinterpret_cast<std::uintptr_t>(board_.data() + wire::kBoardStates)};
   }
+  // How many pages from first on are absent or lost, up to limit.
+  [[nodiscard]] PageCount run_in_no_memory(PageIndex first, PageCount limit) const;
   // How many pages from first on are in the given state, up to limit.
   [[nodiscard]] PageCount run(PageIndex first, PageCount limit, PageState state) const;
 

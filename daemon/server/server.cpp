@@ -133,8 +133,10 @@ Result<std::unique_ptr<Server>> Server::create(const Settings& settings,
   auto event_signal = kernel::EventSignal::create();
   if (!event_signal) return propagate(event_signal);
   server->event_signal_ = std::move(*event_signal);
+  server->waits_ = std::make_unique<wait::WaitService>(server->event_signal_);
   auto spaces = space::SpaceService::create(
-      {.workers_per_user = settings.workers, .spaces_per_user = settings.max_spaces_per_user});
+      {.workers_per_user = settings.workers, .spaces_per_user = settings.max_spaces_per_user},
+      [waits = server->waits_.get()](uid_t uid) { return waits->observer_of(uid); });
   if (!spaces) return propagate(spaces);
   server->spaces_ = std::move(*spaces);
   // Before there is a socket to leave behind, and before anybody is told that we are ready; run()

@@ -82,6 +82,7 @@ class Server final : private SessionHost {
   boost::asio::thread_pool& helpers_of(uid_t uid) override { return helpers_.of(uid); }
   memory::ObjectDirectory& objects() override { return objects_; }
   space::SpaceService& spaces() override { return *spaces_; }
+  wait::WaitService& waits() override { return *waits_; }
   int userfaultfd_device() const override { return userfaultfd_device_.get(); }
   std::uint32_t server_flags() const override;
   std::shared_ptr<kernel::EventSignal> event_signal() override { return event_signal_; }
@@ -103,6 +104,7 @@ class Server final : private SessionHost {
   boost::asio::steady_timer accept_pause_{control_};
   kernel::LogBudget accept_log_{1};
   memory::ObjectDirectory objects_;
+  std::unique_ptr<wait::WaitService> waits_;  // observes the spaces
   std::unique_ptr<space::SpaceService> spaces_;
   // Those that are refused take no place of the others.
   Sessions served_;

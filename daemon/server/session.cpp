@@ -152,6 +152,7 @@ void Session::close() {
   hang_up(kernel::ForeignFd{socket_.release()});
   deadline_.cancel();
   jobs_.cancel_all();
+  if (channel_) host_.waits().close(channel_);
   watching_.reset();
   if (space_) host_.spaces().session_closed(*space_);
   host_.closed(*this);
@@ -244,6 +245,14 @@ void Session::handle(Packet packet) {
       return on_job_progress(packet);
     case wire::Op::job_free:
       return on_job_free(packet);
+    case wire::Op::open_channel:
+      return on_open_channel(packet);
+    case wire::Op::add_target:
+      return on_add_target(packet);
+    case wire::Op::remove_target:
+      return on_remove_target(packet);
+    case wire::Op::guard_pages:
+      return on_guard_pages();
     case wire::Op::watch:
       return on_watch(packet);
   }
@@ -524,6 +533,9 @@ void Session::on_map(const Packet& packet) {
   request.sharing =
       (body->flags & wire::kMapShared) != 0 ? space::Sharing::shared : space::Sharing::private_copy;
   request.writable = (body->flags & wire::kMapWrite) != 0;
+  request.may_write = open->access == Access::read_write;
+  request.by_page =
+      (body->flags & wire::kMapWaitByPage) != 0 ? space::ByPage::yes : space::ByPage::no;
   host_.spaces().map(*space_, std::move(request), status_responder());
 }
 

@@ -37,6 +37,7 @@
 #include "daemon/server/job_table.hpp"
 #include "daemon/server/request.hpp"
 #include "daemon/space/space_service.hpp"
+#include "daemon/wait/wait_service.hpp"
 
 namespace faultline::server {
 
@@ -53,6 +54,7 @@ class SessionHost {
   virtual boost::asio::thread_pool& helpers_of(uid_t uid) = 0;
   virtual memory::ObjectDirectory& objects() = 0;
   virtual space::SpaceService& spaces() = 0;
+  virtual wait::WaitService& waits() = 0;
   // The open /dev/userfaultfd, or -1.
   virtual int userfaultfd_device() const = 0;
   virtual std::uint32_t server_flags() const = 0;
@@ -131,6 +133,14 @@ class Session : public std::enable_shared_from_this<Session> {
   void on_populate(Packet& packet);
   void on_job_progress(const Packet& packet);
   void on_job_free(const Packet& packet);
+
+  // session_wait.cpp
+  void on_open_channel(Packet& packet);
+  void on_add_target(Packet& packet);
+  void on_remove_target(const Packet& packet);
+  void on_guard_pages();
+  void add_target(wait::Target target);
+
   void started(std::uint64_t number, bool asked_about,
                Result<std::shared_ptr<space::PopulateJob>> job);
   // What a job does when it has ended: tells the client, or goes.
@@ -152,6 +162,7 @@ class Session : public std::enable_shared_from_this<Session> {
   wire::RequestHeader request_;  // the one being carried out
   std::optional<space::SpaceRef> space_;
   JobTable jobs_;
+  std::shared_ptr<wait::Client> channel_;
   std::optional<space::EventFeed::Subscription> watching_;
   std::vector<std::byte> unsent_;  // where it watches: the packet whose turn it is
   bool blocked_ = false;           // until the socket takes more of them

@@ -46,7 +46,7 @@ AddressSpace::AddressSpace(SpaceId id, Owner owner, kernel::Userfaultfd uffd,
       around_(around),
       teller_(identity_, around.feed),
       vmas_(around.domain),
-      engine_(identity_, teller_, uffd_, vmas_, this->beacon(), *this) {}
+      engine_(identity_, teller_, uffd_, vmas_, this->beacon(), *this, around.observer) {}
 
 std::optional<FaultEngine::Beacon> AddressSpace::beacon() const {
   if (!beacon_) return std::nullopt;
@@ -359,6 +359,7 @@ void AddressSpace::on_fork(int child_fd) {
 void AddressSpace::on_unmap(Vaddr start, Vaddr end) {
   std::vector<Vma> gone = vmas_.remove(start, end);
   teller_.tell(EventKind::unmap, gone);
+  around_.observer.unmapped(id(), gone);
   departed_.add(gone);
   forget(gone);
 }
@@ -374,6 +375,8 @@ void AddressSpace::on_remap(Vaddr from, Vaddr to, ByteCount length) {
     const Vma there = vma.moved_to(to + (vma.start - from));
     teller_.tell(EventKind::map, there, there.start, there.length());
   }
+  around_.observer.unmapped(id(), moved.replaced);
+  around_.observer.moved(id(), {from, length}, to);
   departed_.add(moved.taken);
   forget(moved.replaced);
 }
@@ -381,6 +384,7 @@ void AddressSpace::on_remap(Vaddr from, Vaddr to, ByteCount length) {
 void AddressSpace::on_remove(Vaddr start, Vaddr end) {
   // The kernel drops the client's pages; what was its own is the object's again.
   for (const Vma& piece : vmas_.overlapping(start, end)) {
+    if (piece.sharing == Sharing::private_copy) around_.observer.discarded(id(), piece);
     piece.activity->forget_break(piece.first, piece.pages());
   }
 }
@@ -463,6 +467,8 @@ std::optional<Vma> AddressSpace::vma_of(const kernel::KernelMapping& there, Vadd
             .first = object->page_size().index_of(there.offset),
             .sharing = there.shared ? Sharing::shared : Sharing::private_copy,
             .writable = there.writable,
+            // The kernel registers no shared mapping that could not be written.
+            .may_write = there.shared,
             .advice = Advice::normal,
             .activity = nullptr};
   // What was remembered may be of another mapping that had stood there: only the same is believed.
@@ -515,17 +521,20 @@ Status AddressSpace::map_in_turn(const MapRequest& request) {
     return fail(unsettled, "waiting for the client's other threads to unmap");
   }
   if (dead()) return fail(ESRCH, "mapping into an address space that is gone");
-  const Vma vma{.start = request.address,
-                .end = request.address + request.length,
-                .object = request.object,
-                .first = request.first,
-                .sharing = request.sharing,
-                .writable = request.writable,
-                .advice = Advice::normal,
-                .activity = std::make_shared<VmaActivity>(
-                    request.first, request.object->page_size().pages(request.length))};
+  const Vma vma{
+      .start = request.address,
+      .end = request.address + request.length,
+      .object = request.object,
+      .first = request.first,
+      .sharing = request.sharing,
+      .writable = request.writable,
+      .may_write = request.may_write && request.sharing == Sharing::shared,
+      .advice = Advice::normal,
+      .activity = std::make_shared<VmaActivity>(
+          request.first, request.object->page_size().pages(request.length), request.by_page)};
   const std::vector<Vma> replaced = vmas_.insert(vma);
   teller_.tell(EventKind::unmap, replaced);
+  around_.observer.unmapped(id(), replaced);
   teller_.tell(EventKind::map, vma, vma.start, vma.length());
   forget(replaced);
   return {};
@@ -553,6 +562,26 @@ Status AddressSpace::change(const VaRange& range, const std::function<void(Vma&)
                   "having more than " + std::to_string(kMaxVmas) + " ranges in one process");
     }
     vmas_.change(range, edit);
+    return {};
+  });
+}
+
+Status AddressSpace::guard_pages() {
+  // In the turn: a fork is carried out before it, and has its pages part, or after it.
+  return in_turn([&]() -> Status {
+    if (const int unsettled = come_to_rest(); unsettled != 0) {
+      return fail(unsettled, "write-protecting private pages");
+    }
+    for (const Vma& vma : vmas_.all()) {
+      if (!vma.activity->by_page()) continue;
+      for (const VmaActivity::Run& run : vma.activity->guard(vma.first, vma.pages())) {
+        const kernel::RangeResult done =
+            uffd_.write_protect(vma.address_of(run.first), vma.page_size().bytes(run.count));
+        if (done.error == 0) continue;
+        vma.activity->unguard(run);
+        return fail(done.error, "write-protecting private pages");
+      }
+    }
     return {};
   });
 }
@@ -648,7 +677,7 @@ void AddressSpace::abandon() {
 void AddressSpace::die() {
   if (dead_.exchange(true, std::memory_order_acq_rel)) return;
   if (host_ != nullptr) teller_.tell(EventKind::exit, [](SpaceEvent&) {});
-  vmas_.clear();
+  around_.observer.ended(id(), vmas_.clear());
   departed_.clear();
   inherited_.clear();
   pending_.clear();

@@ -69,6 +69,8 @@ struct MapRequest {
   PageIndex first;
   Sharing sharing = Sharing::shared;
   bool writable = false;
+  bool may_write = false;  // the client has the object open for writing
+  ByPage by_page = ByPage::no;
 };
 
 struct VmaSnapshot {
@@ -96,6 +98,7 @@ class AddressSpace;
 struct Surroundings {
   epoch::Domain& domain;
   EventFeed& feed;
+  SpaceObserver& observer = nobody_observes();
 };
 
 // The worker that an address space is at home on.
@@ -169,6 +172,11 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   // mapping of an object that the client has open or mapped; ENOTTY an older kernel; ESRCH; EAGAIN,
   // also where kMostFoundAtOnce were taken in, and there may be more.
   Status rediscover(const VaRange& range);
+  // Write-protects every private page whose words are waited for by page, so that a write after a
+  // fork is seen. Errors: EAGAIN, ESRCH.
+  Status guard_pages();
+  // What holds an address. Lock-free.
+  [[nodiscard]] VmaRef find(Vaddr address) const { return vmas_.find(address); }
   // One step of a populate: makes at most so much from start on resident, and maps it.
   struct Populated {
     ByteCount reached{};

@@ -18,7 +18,9 @@ constexpr unsigned kMostAttempts = 8;
 
 PageCount limited(const FaultAround::Window& window, const Vma& vma, PageIndex page,
                   const Fault& fault) {
-  return fault.alone ? kOnePage : std::min(window.pages, vma.end_page() - page);
+  // Where waits follow pages, no page parts that nobody writes to.
+  const bool one = fault.alone || (fault.write && vma.activity->by_page());
+  return one ? kOnePage : std::min(window.pages, vma.end_page() - page);
 }
 
 }  // namespace
@@ -112,8 +114,9 @@ Answer FaultEngine::copy_page(const Vma& vma, PageIndex page, Fault& fault, Faul
   const PageCount ready = zeroes ? zero : supply(vma, page, wanted, fault);
   if (ready == PageCount{0}) return Answer::done;
 
-  const Installed copied = copy_pages(
-      uffd_, vma, page, ready, zeroes ? Source::zeroes : Source::object, Present::passed_over);
+  const Installed copied =
+      copy_pages(uffd_, vma, page, ready, zeroes ? Source::zeroes : Source::object,
+                 Present::passed_over, parting_);
   // The object's page was mapped meanwhile, write-protected: let the kernel copy it.
   if (copied.error == EEXIST) return unprotect_page(vma, page, fault, done);
   if (copied.error != 0) return after_error(vma, page, fault, copied.error, done);
@@ -128,7 +131,8 @@ Answer FaultEngine::copy_page(const Vma& vma, PageIndex page, Fault& fault, Faul
 Answer FaultEngine::unprotect_page(const Vma& vma, PageIndex page, Fault& fault,
                                    FaultCounters& done) {
   const auto window = vma.activity->window(page, AccessKind::unprotect, vma.advice);
-  const Installed lifted = unprotect_pages(uffd_, vma, page, limited(window, vma, page, fault));
+  const Installed lifted =
+      unprotect_pages(uffd_, vma, page, limited(window, vma, page, fault), parting_);
   count_breaks(vma, page, lifted, done);
   if (lifted.error != 0) return after_error(vma, page, fault, lifted.error, done);
   vma.activity->installed(window, page, lifted.reached, PageCount{0});
@@ -200,9 +204,9 @@ Installed FaultEngine::install(const Vma& vma, PageIndex page, PageCount count, 
   Installed result;
   if (vma.sharing == Sharing::private_copy && write) {
     if (!can_record_breaks(vma)) return {.error = ENOMEM};
-    result = copy_pages(uffd_, vma, page, ready, Source::object, Present::ends_it);
+    result = copy_pages(uffd_, vma, page, ready, Source::object, Present::ends_it, parting_);
     done.pages_copied += result.made;
-    if (result.error == EEXIST) result = unprotect_pages(uffd_, vma, page, kOnePage);
+    if (result.error == EEXIST) result = unprotect_pages(uffd_, vma, page, kOnePage, parting_);
     count_breaks(vma, page, result, done);
   } else {
     result = map_pages(uffd_, vma, page, ready);

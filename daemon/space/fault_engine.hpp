@@ -74,13 +74,15 @@ class FaultEngine {
   };
   // Refers to all of them.
   FaultEngine(Identity& identity, const Teller& teller, const kernel::Userfaultfd& uffd,
-              const VmaTree& vmas, std::optional<Beacon> beacon, FaultParking& parking)
+              const VmaTree& vmas, std::optional<Beacon> beacon, FaultParking& parking,
+              SpaceObserver& observer)
       : identity_(identity),
         teller_(teller),
         uffd_(uffd),
         vmas_(vmas),
         beacon_(beacon),
-        parking_(parking) {}
+        parking_(parking),
+        parting_(observer, identity.id()) {}
 
   [[nodiscard]] Answer answer(Fault& fault);
   // To a fault whose address is no VMA's, and will not be. Never unknown.
@@ -120,6 +122,7 @@ class FaultEngine {
   const VmaTree& vmas_;
   std::optional<Beacon> beacon_;
   FaultParking& parking_;
+  const Parting parting_;
   SharedFaultCounters counters_;
 };
 

@@ -46,6 +46,15 @@ Installed install(const Vma& vma, PageIndex page, PageCount count, One one, Pres
 
 }  // namespace
 
+PageCount Parting::record(const Vma& vma, PageIndex page, PageCount count) const {
+  if (!vma.activity->by_page()) return vma.activity->record_break(page, count);
+  PageCount parted;
+  for (PageIndex at = page; at < page + count; at = at + kOnePage) {
+    parted = parted + observer_.page_parts(space_, vma, at);
+  }
+  return parted;
+}
+
 Installed map_pages(const kernel::Userfaultfd& uffd, const Vma& vma, PageIndex page,
                     PageCount count) {
   const auto wp = vma.sharing == Sharing::private_copy ? WriteProtect::yes : WriteProtect::no;
@@ -69,18 +78,24 @@ PageCount most_zeroes(PageSize page_size) {
 }
 
 Installed copy_pages(const kernel::Userfaultfd& uffd, const Vma& vma, PageIndex page,
-                     PageCount count, Source source, Present present) {
+                     PageCount count, Source source, Present present, const Parting& parting) {
   PageCount parted;
+  const bool by_page = vma.activity->by_page();
   Installed result = install(
       vma, page, count,
       [&](PageIndex at, PageCount n) {
+        if (by_page) {
+          // Who waits for its words must have followed it before the writer runs.
+          parted = parted + parting.record(vma, at, kOnePage);
+          n = kOnePage;
+        }
         const std::byte* from = source == Source::zeroes ? zeroes.data() : vma.object->content(at);
         const RangeResult done =
             uffd.copy_range(vma.address_of(at), from, vma.page_size().bytes(n));
         if (done.error == EFAULT) vma.object->recheck(at);
-        if (done.done > ByteCount{0}) {
+        if (done.done > ByteCount{0} && !by_page) {
           // The writer runs already. Who reads the record waits for answers under way first.
-          parted = parted + vma.activity->record_break(at, vma.page_size().pages(done.done));
+          parted = parted + parting.record(vma, at, vma.page_size().pages(done.done));
         }
         return done;
       },
@@ -90,12 +105,12 @@ Installed copy_pages(const kernel::Userfaultfd& uffd, const Vma& vma, PageIndex 
 }
 
 Installed unprotect_pages(const kernel::Userfaultfd& uffd, const Vma& vma, PageIndex page,
-                          PageCount count) {
+                          PageCount count, const Parting& parting) {
   Installed result;
   for (;;) {
     // Recorded first: once the protection is lifted the kernel copies at the next write, without a
     // word.
-    result.parted = result.parted + vma.activity->record_break(page, count);
+    result.parted = result.parted + parting.record(vma, page, count);
     const RangeResult done =
         uffd.write_unprotect(vma.address_of(page), vma.page_size().bytes(count));
     if (done.error == 0) {

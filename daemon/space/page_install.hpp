@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "daemon/kernel/userfaultfd.hpp"
+#include "daemon/space/space_observer.hpp"
 #include "daemon/space/vma.hpp"
 
 namespace faultline::space {
@@ -16,6 +17,18 @@ struct Installed {
   std::uint64_t made = 0;  // of them, installed now
   PageCount parted{};      // of them, not recorded as broken before
   int error = 0;           // why the first page was not reached; 0 where it was
+};
+
+// Records that pages part from the object or from a fork relative's.
+class Parting {
+ public:
+  Parting(SpaceObserver& observer, SpaceId space) : observer_(observer), space_(space) {}
+  // Before the writer goes on. Returns how many were not recorded as broken before.
+  PageCount record(const Vma& vma, PageIndex page, PageCount count) const;
+
+ private:
+  SpaceObserver& observer_;
+  SpaceId space_;
 };
 
 // Maps the object's own pages, which are resident; write-protected in a private mapping.
@@ -28,13 +41,14 @@ struct Installed {
 enum class Source { object, zeroes };
 enum class Present { ends_it, passed_over };
 [[nodiscard]] Installed copy_pages(const kernel::Userfaultfd& uffd, const Vma& vma, PageIndex page,
-                                   PageCount count, Source source, Present present);
+                                   PageCount count, Source source, Present present,
+                                   const Parting& parting);
 // The most that can be copied from zeroes at once.
 [[nodiscard]] PageCount most_zeroes(PageSize page_size);
 
 // Lets the client write to pages that are mapped write-protected, which the kernel then copies.
 // They are recorded as broken, for which the activity is prepared.
 [[nodiscard]] Installed unprotect_pages(const kernel::Userfaultfd& uffd, const Vma& vma,
-                                        PageIndex page, PageCount count);
+                                        PageIndex page, PageCount count, const Parting& parting);
 
 }  // namespace faultline::space

@@ -32,8 +32,9 @@ SpaceService::Member& SpaceService::User::least_loaded() {
                            [](const Member& a, const Member& b) { return a.spaces < b.spaces; });
 }
 
-Result<std::unique_ptr<SpaceService>> SpaceService::create(const Limits& limits) {
-  std::unique_ptr<SpaceService> service{new SpaceService(limits)};
+Result<std::unique_ptr<SpaceService>> SpaceService::create(const Limits& limits,
+                                                           Observers observers) {
+  std::unique_ptr<SpaceService> service{new SpaceService(limits, std::move(observers))};
   // Most daemons serve their own user; and where no ring can be made, now is the time to say so.
   const std::lock_guard lock(service->mutex_);
   if (auto own = service->user_locked(::geteuid()); !own) return propagate(own);
@@ -48,6 +49,12 @@ Result<SpaceService::User*> SpaceService::user_locked(uid_t uid) {
   }
   User user;
   user.domain = std::make_unique<epoch::Domain>("uid " + std::to_string(uid));
+  user.observer = &nobody_observes();
+  if (observers_) {
+    auto observer = observers_(uid);
+    if (!observer) return propagate(observer);
+    user.observer = *observer;
+  }
   for (unsigned i = 0; i < limits_.workers_per_user; ++i) {
     auto worker = FaultWorker::create(i, *this);
     if (!worker) return propagate(worker);
@@ -125,6 +132,7 @@ void SpaceService::attach_new(kernel::ForeignFd userfaultfd, Owner owner, Vaddr 
                               Callback<SpaceRef> done) {
   FaultWorker* worker = nullptr;
   epoch::Domain* domain = nullptr;
+  SpaceObserver* observer = nullptr;
   {
     const std::lock_guard lock(mutex_);
     auto user = user_locked(owner.uid);
@@ -135,11 +143,12 @@ void SpaceService::attach_new(kernel::ForeignFd userfaultfd, Owner owner, Vaddr 
     }
     worker = (*user)->least_loaded().worker.get();
     domain = (*user)->domain.get();
+    observer = (*user)->observer;
   }
   // On a worker, because the ioctls wait for the client's memory map, which the client can hold
   // long.
   auto fd = std::make_shared<kernel::ForeignFd>(std::move(userfaultfd));
-  worker->post([this, fd, owner, beacon, domain, done = std::move(done)] {
+  worker->post([this, fd, owner, beacon, domain, observer, done = std::move(done)] {
     auto uffd = kernel::Userfaultfd::adopt(std::move(*fd));
     if (!uffd) {
       done(propagate(uffd));
@@ -151,7 +160,7 @@ void SpaceService::attach_new(kernel::ForeignFd userfaultfd, Owner owner, Vaddr 
     }
     auto space = std::make_shared<AddressSpace>(next_space_id(), owner, std::move(*uffd),
                                                 std::make_shared<HandleTable>(), beacon,
-                                                Surroundings{*domain, feed_});
+                                                Surroundings{*domain, feed_, *observer});
     const wire::Cookie cookie = space->cookie();
     place(std::move(space));
     done(attach_forked(cookie, owner));
@@ -170,8 +179,8 @@ Result<SpaceRef> SpaceService::attach_forked(const wire::Cookie& cookie, Owner o
     if (owner.uid != known.uid && owner.uid != 0 && known.uid != 0) {
       return fail(EACCES, "attaching to an address space of another user");
     }
-    ref =
-        SpaceRef{known.id, known.member->worker.get(), known.space, known.handles, known.features};
+    ref = SpaceRef{known.id, known.member->worker.get(), known.space, known.handles, known.features,
+                   known.uid};
   }
   ref.worker->post([weak = ref.space, pid = owner.pid] {
     if (const auto space = weak.lock()) space->set_pid(pid);
@@ -218,6 +227,11 @@ void SpaceService::rediscover(const SpaceRef& ref, VaRange range,
                               std::function<void(Status)> done) {
   command(
       ref, [range](AddressSpace& space) { return space.rediscover(range); }, std::move(done));
+}
+
+void SpaceService::guard_pages(const SpaceRef& ref, std::function<void(Status)> done) {
+  command(
+      ref, [](AddressSpace& space) { return space.guard_pages(); }, std::move(done));
 }
 
 void SpaceService::populate(const SpaceRef& ref, VaRange range, bool write,

@@ -19,6 +19,7 @@
 #include "daemon/space/event_feed.hpp"
 #include "daemon/space/fault_worker.hpp"
 #include "daemon/space/populate_job.hpp"
+#include "daemon/space/space_observer.hpp"
 
 namespace faultline::space {
 
@@ -29,6 +30,7 @@ struct SpaceRef {
   std::weak_ptr<AddressSpace> space;
   std::shared_ptr<HandleTable> handles;
   kernel::Userfaultfd::Features features;
+  uid_t uid = 0;  // whose workers serve it
 };
 
 // What there is to show.
@@ -47,8 +49,11 @@ class SpaceService final : public SpaceRegistry {
     std::size_t users = 256;
   };
 
+  // Who observes the spaces of a user; stays with them.
+  using Observers = std::function<Result<SpaceObserver*>(uid_t)>;
   // Errors: as io_uring_setup(2).
-  static Result<std::unique_ptr<SpaceService>> create(const Limits& limits);
+  static Result<std::unique_ptr<SpaceService>> create(const Limits& limits,
+                                                      Observers observers = nullptr);
 
   template <typename T>
   using Callback = std::function<void(Result<T>)>;
@@ -66,6 +71,7 @@ class SpaceService final : public SpaceRegistry {
   void protect(const SpaceRef& ref, VaRange range, bool writable, std::function<void(Status)> done);
   void advise(const SpaceRef& ref, VaRange range, Advice advice, std::function<void(Status)> done);
   void rediscover(const SpaceRef& ref, VaRange range, std::function<void(Status)> done);
+  void guard_pages(const SpaceRef& ref, std::function<void(Status)> done);
   // Starts to make a range resident and to map it. ended is called once, on any thread.
   // Errors: ENOENT not all of it is mapped; ESRCH.
   void populate(const SpaceRef& ref, VaRange range, bool write, std::function<void()> ended,
@@ -101,6 +107,7 @@ class SpaceService final : public SpaceRegistry {
   // worker that a client holds up within a section would hold back what others retire.
   struct User {
     std::unique_ptr<epoch::Domain> domain;
+    SpaceObserver* observer = nullptr;
     std::vector<Member> members;
     [[nodiscard]] std::size_t spaces() const;
     [[nodiscard]] Member& least_loaded();
@@ -114,7 +121,8 @@ class SpaceService final : public SpaceRegistry {
     SpaceId id;
   };
 
-  explicit SpaceService(const Limits& limits) : limits_(limits) {}
+  SpaceService(const Limits& limits, Observers observers)
+      : limits_(limits), observers_(std::move(observers)) {}
   Result<User*> user_locked(uid_t uid);
   // Has the step done at home of the space, and answers with what it returns; again and again, for
   // a while, where it says EAGAIN.
@@ -123,6 +131,7 @@ class SpaceService final : public SpaceRegistry {
   [[nodiscard]] std::vector<FaultWorker*> workers() const;
 
   const Limits limits_;
+  const Observers observers_;
   EventFeed feed_;  // outlives the workers, who publish
   std::atomic<std::uint64_t> next_id_{1};
   mutable std::mutex mutex_;

@@ -30,6 +30,8 @@ struct Vma {
   // As the library last said. mprotect(2) is not reported, and nothing is decided by this: the
   // kernel checks every access before it asks us.
   bool writable = false;
+  // Whether stores through it can be the object's: of a shared mapping.
+  bool may_write = false;
   Advice advice = Advice::normal;
   std::shared_ptr<VmaActivity> activity;
 
@@ -61,7 +63,8 @@ struct Vma {
   // Whether the two are pieces of one mapping that a single VMA could show.
   [[nodiscard]] bool continues_in(const Vma& next) const {
     return end == next.start && activity == next.activity && end_page() == next.first &&
-           sharing == next.sharing && writable == next.writable && advice == next.advice;
+           sharing == next.sharing && may_write == next.may_write && writable == next.writable &&
+           advice == next.advice;
   }
 };
 

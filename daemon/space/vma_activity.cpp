@@ -1,8 +1,30 @@
 #include "daemon/space/vma_activity.hpp"
 
+#include <algorithm>
 #include <utility>
 
 namespace faultline::space {
+
+namespace {
+constexpr PageCount kLookAhead{32'768};
+}
+
+template <typename Visit>
+void VmaActivity::each_broken_locked(PageIndex first, PageCount count, Visit visit) const {
+  PageIndex at = first;
+  const PageIndex end = first + count;
+  while (at < end) {
+    // Blocks of bits that are not set are counted in one step.
+    const PageCount rest = std::min(end - at, kLookAhead);
+    if (broken_->count(at, rest) == PageCount{0}) {
+      at = at + rest;
+      continue;
+    }
+    for (const PageIndex stop = at + rest; at < stop; at = at + PageCount{1}) {
+      if (broken_->contains(at)) visit(at);
+    }
+  }
+}
 
 Result<std::shared_ptr<VmaActivity>> VmaActivity::clone() const {
   auto copy = without_breaks();
@@ -11,6 +33,17 @@ Result<std::shared_ptr<VmaActivity>> VmaActivity::clone() const {
     auto broken = broken_->clone();
     if (!broken) return propagate(broken);
     copy->broken_ = std::move(*broken);
+    if (identities_) {
+      auto ids = FrameIds::create(first_, size_);
+      if (!ids) return propagate(ids);
+      auto guarded = identities_->guarded.clone();
+      if (!guarded) return propagate(guarded);
+      each_broken_locked(first_, size_, [&](PageIndex page) {
+        const bool shared = identities_->guarded.contains(page);
+        ids->set(page, shared ? identities_->ids.get(page) : new_frame_id());
+      });
+      copy->identities_ = Identities{std::move(*ids), std::move(*guarded)};
+    }
     copy->prepared_.store(true, std::memory_order_relaxed);  // nobody else has the copy yet
   }
   return copy;
@@ -35,7 +68,7 @@ std::uint64_t VmaActivity::unused_ahead() const {
 }
 
 std::shared_ptr<VmaActivity> VmaActivity::without_breaks() const {
-  return std::make_shared<VmaActivity>(first_, size_);
+  return std::make_shared<VmaActivity>(first_, size_, by_page_);
 }
 
 Status VmaActivity::prepare_breaks() {
@@ -45,6 +78,13 @@ Status VmaActivity::prepare_breaks() {
   if (broken_) return {};
   auto set = PageSet::create(first_, size_);
   if (!set) return propagate(set);
+  if (by_page()) {
+    auto ids = FrameIds::create(first_, size_);
+    if (!ids) return propagate(ids);
+    auto guarded = PageSet::create(first_, size_);
+    if (!guarded) return propagate(guarded);
+    identities_ = Identities{std::move(*ids), std::move(*guarded)};
+  }
   broken_ = std::move(*set);
   prepared_.store(true, std::memory_order_relaxed);
   return {};
@@ -52,12 +92,45 @@ Status VmaActivity::prepare_breaks() {
 
 PageCount VmaActivity::record_break(PageIndex first, PageCount count) {
   const std::lock_guard lock(mutex_);
+  if (identities_) {
+    for (PageIndex page = first; page < first + count; page = page + PageCount{1}) {
+      const bool shared = identities_->guarded.erase(page, PageCount{1}) > PageCount{0};
+      if (shared || !broken_->contains(page)) identities_->ids.set(page, new_frame_id());
+    }
+  }
   return broken_->insert(first, count);
+}
+
+FrameId VmaActivity::identity(PageIndex page) const {
+  const std::lock_guard lock(mutex_);
+  if (!identities_ || !broken_->contains(page)) return FrameId{};
+  return identities_->ids.get(page);
+}
+
+std::vector<VmaActivity::Run> VmaActivity::guard(PageIndex first, PageCount count) {
+  std::vector<Run> runs;
+  const std::lock_guard lock(mutex_);
+  if (!identities_) return runs;
+  each_broken_locked(first, count, [&](PageIndex page) {
+    if (identities_->guarded.insert(page, PageCount{1}) == PageCount{0}) return;
+    if (!runs.empty() && runs.back().first + runs.back().count == page) {
+      runs.back().count = runs.back().count + PageCount{1};
+    } else {
+      runs.push_back({page, PageCount{1}});
+    }
+  });
+  return runs;
+}
+
+void VmaActivity::unguard(const Run& run) {
+  const std::lock_guard lock(mutex_);
+  if (identities_) identities_->guarded.erase(run.first, run.count);
 }
 
 void VmaActivity::forget_break(PageIndex first, PageCount count) {
   const std::lock_guard lock(mutex_);
   if (broken_) broken_->erase(first, count);
+  if (identities_) identities_->guarded.erase(first, count);
 }
 
 PageCount VmaActivity::broken(PageIndex first, PageCount count) const {

@@ -221,7 +221,7 @@ class Attached {
  private:
   static wire::ObjectReply taken(Answer answer, UniqueFd* memfd) {
     EXPECT_EQ(answer.header.status, 0) << answer;
-    EXPECT_EQ(answer.packet.fds.size(), 1U) << answer;
+    EXPECT_EQ(answer.packet.fds.size(), 2U) << answer;
     if (memfd != nullptr && !answer.packet.fds.empty()) {
       *memfd = std::move(answer.packet.fds.front());
     }
@@ -449,7 +449,7 @@ TEST_F(Hostile, UnknownOperationsAndQueriesAreRefused) {
   {
     const Raw raw(socket());
     EXPECT_EQ(raw.hello().header.status, 0);
-    for (const unsigned op : {0U, 20U, 255U, 0xffffU}) {
+    for (const unsigned op : {0U, 24U, 255U, 0xffffU}) {
       EXPECT_TRUE(raw.call(static_cast<Op>(op)).refused_with(EOPNOTSUPP)) << op;
     }
     for (const std::uint32_t query : {0U, 5U, 0xffff'ffffU}) {
@@ -1009,7 +1009,7 @@ TEST_F(Hostile, ObjectRequestsThatLieAreRefused) {
     refused(EINVAL, [](auto& r) { r.size = 0; });
     refused(EFBIG, [](auto& r) { r.size = ~std::uint64_t{0}; });
     refused(EFBIG, [](auto& r) { r.size = std::uint64_t{1} << 63; });
-    refused(EINVAL, [](auto& r) { r.flags = 2; });
+    refused(EINVAL, [](auto& r) { r.flags = 4; });
     refused(EINVAL, [](auto& r) { r.mode = 07777; });
     refused(EINVAL, [](auto& r) { r.page_size = 1; });
     refused(EINVAL, [](auto& r) { r.page_size = 3U << 20; });

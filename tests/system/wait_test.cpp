@@ -1,10 +1,13 @@
 // Waiting and waking through a real daemon: results, keys, and what happens to the memory of those
 // who wait.
 #include <linux/futex.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <fstream>
+#include <string>
 #include <thread>
 
 #include "tests/system/harness.hpp"
@@ -20,6 +23,15 @@ class Wait : public SystemTest {
     return *reinterpret_cast<Word*>(memory.data() + offset);
   }
 };
+
+// Whether a thread sleeps in the kernel.
+bool asleep(pid_t tid) {
+  std::ifstream stat("/proc/self/task/" + std::to_string(tid) + "/stat");
+  std::string line;
+  std::getline(stat, line);
+  const auto after_name = line.rfind(')');
+  return after_name != std::string::npos && line.substr(after_name + 2, 1) == "S";
+}
 
 // Wakes once somebody waits.
 int wake_when_waiting(const void* word, int count = 1) {
@@ -60,6 +72,132 @@ TEST_F(Wait, ComparesWordsOfEverySize) {
   EXPECT_EQ(fl_wait(memory.data(), 0x0807060504030201, &soon, FL_WAIT_U64), -ETIMEDOUT);
   EXPECT_EQ(fl_wait(memory.data(), 0x0807060504030200, &soon, FL_WAIT_U64), -EAGAIN);
   EXPECT_EQ(fl_wait(memory.data(), 0x1807060504030201, &soon, FL_WAIT_U64), -EAGAIN);
+}
+
+// A thread that waits for a word, and what it was told.
+class Waiter {
+ public:
+  explicit Waiter(const void* word, std::uint64_t expected = 0, std::uint32_t flags = 0)
+      : thread_([this, word, expected, flags] {
+          tid_ = ::gettid();
+          result_ = fl_wait(word, expected, nullptr, flags);
+          ended_ = true;
+        }) {}
+  ~Waiter() {
+    if (thread_.joinable()) thread_.join();
+  }
+  int result() {
+    thread_.join();
+    return result_;
+  }
+  [[nodiscard]] bool ended() const { return ended_; }
+  // Waits by now.
+  [[nodiscard]] bool sleeps() const { return tid_ != 0 && asleep(tid_); }
+
+ private:
+  std::atomic<pid_t> tid_{0};
+  int result_ = 1;
+  std::atomic<bool> ended_{false};
+  std::thread thread_;
+};
+
+// A word of a private mapping is this process's: the object's is another.
+TEST_F(Wait, OfAPrivateWordIsWokenByItsOwnProcessAlone) {
+  const Object object = create(client_, kPage);
+  const auto shared = map(object, kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+  const auto mine = map(object, kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
+  Waiter waiter(mine.data());
+  EXPECT_EQ(wake_when_waiting(mine.data()), 1);
+  EXPECT_EQ(waiter.result(), 0);
+  Waiter again(mine.data());
+  EXPECT_TRUE(eventually([&] { return fl_requeue(mine.data(), 0, 1, mine.data() + 4) == 1; }));
+  EXPECT_EQ(fl_wake(shared.data(), 1), 0);
+  EXPECT_EQ(fl_wake(mine.data(), 1), 0);
+  EXPECT_EQ(fl_wake(mine.data() + 4, 1), 1);
+  EXPECT_EQ(again.result(), 0);
+  EXPECT_EQ(stats_of(client_, mine.data()).pages_copied, 0U) << "a wait copies nothing";
+}
+
+// Private waiters go where mremap takes their memory.
+TEST_F(Wait, FollowsItsMemoryToAnotherAddress) {
+  const Object object = create(client_, 2 * kPage);
+  const auto memory = map(object, 2 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
+  word_in(memory) = 1;
+  Waiter waiter(memory.data(), 1);
+  EXPECT_TRUE(eventually([&] { return waiter.sleeps(); }));
+  void* there = ::mmap(nullptr, 2 * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_EQ(::mremap(memory.data(), 2 * kPage, 2 * kPage, MREMAP_MAYMOVE | MREMAP_FIXED, there),
+            there);
+  EXPECT_EQ(wake_when_waiting(there), 1);
+  EXPECT_EQ(waiter.result(), 0);
+}
+
+// What is unmapped ends the waits inside, with an error of its own.
+TEST_F(Wait, EndsWhenItsMemoryIsUnmapped) {
+  const Object object = create(client_, kPage);
+  for (const std::uint32_t kind : {FL_MAP_PRIVATE, FL_MAP_SHARED}) {
+    const auto memory = map(object, kPage, kind | FL_MAP_WRITE);
+    word_in(memory) = 1;
+    Waiter waiter(memory.data(), 1);
+    EXPECT_TRUE(eventually([&] { return waiter.sleeps(); }));
+    EXPECT_EQ(fl_unmap(client_, memory.data(), kPage), 0);
+    EXPECT_EQ(waiter.result(), -EFAULT);
+  }
+}
+
+// So does a private page that is discarded.
+TEST_F(Wait, EndsWhenItsPrivatePageIsDiscarded) {
+  const Object object = create(client_, kPage);
+  const auto memory = map(object, kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
+  word_in(memory) = 1;
+  Waiter waiter(memory.data(), 1);
+  EXPECT_TRUE(eventually([&] { return waiter.sleeps(); }));
+  EXPECT_EQ(fl_discard(client_, memory.data(), kPage, FL_DISCARD_COPIES), 0);
+  EXPECT_EQ(waiter.result(), -ECANCELED);
+}
+
+// By page: a clean page is the object's, until this process writes to it; then the waiter follows.
+TEST_F(Wait, ByPageFollowsItsPageThroughTheBreak) {
+  const Object object = create(client_, kPage);
+  const auto shared = map(object, kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+  const auto mine = map(object, kPage, FL_MAP_PRIVATE | FL_MAP_WRITE | FL_MAP_WAIT_BY_PAGE);
+  word_in(shared) = 7;
+  EXPECT_EQ(word_in(mine), 7U);
+  Waiter clean(mine.data(), 7);
+  EXPECT_EQ(wake_when_waiting(shared.data()), 1);
+  EXPECT_EQ(clean.result(), 0);
+
+  Waiter parted(mine.data(), 7);
+  EXPECT_TRUE(eventually([&] { return parted.sleeps(); }));
+  word_in(mine, 64) = 1;  // the break
+  EXPECT_EQ(fl_wake(shared.data(), 1), 0);
+  EXPECT_FALSE(parted.ended());
+  EXPECT_EQ(fl_wake(mine.data(), 1), 1);
+  EXPECT_EQ(parted.result(), 0);
+}
+
+// By page: after a fork parent and child wait for one word, until one of them writes to its page.
+TEST_F(Wait, ByPageIsOneWordInParentAndChildUntilOneWrites) {
+  const Object object = create(client_, kPage);
+  const auto mine = map(object, kPage, FL_MAP_PRIVATE | FL_MAP_WRITE | FL_MAP_WAIT_BY_PAGE);
+  word_in(mine) = 3;
+  Gate written;
+  Gate go_on;
+  Child child([&] {
+    const int first = fl_wait(mine.data(), 3, nullptr, 0);
+    word_in(mine, 64) = 1;  // the child's page parts
+    written.open();
+    if (!go_on.pass()) return 3;
+    const timespec soon{0, 50'000'000};
+    const int second = fl_wait(mine.data(), 3, &soon, 0);
+    return first == 0 && second == -ETIMEDOUT ? 0 : 1;
+  });
+  EXPECT_EQ(wake_when_waiting(mine.data()), 1);
+  ASSERT_TRUE(written.pass());
+  go_on.open();
+  EXPECT_FALSE(
+      eventually([&] { return fl_wake(mine.data(), 1) != 0; }, std::chrono::milliseconds(40)));
+  EXPECT_TRUE(child.wait().exited(0));
 }
 
 }  // namespace

@@ -21,7 +21,8 @@ TEST(PageTable, StartsAbsentAndFollowsItsTransitions) {
   table->mark(PageIndex{3}, PageCount{1}, PageState::resident);
   EXPECT_FALSE(table->claim(PageIndex{3}));
   EXPECT_TRUE(table->forget(PageIndex{3}));
-  EXPECT_EQ(table->state(PageIndex{3}), PageState::absent);
+  EXPECT_EQ(table->state(PageIndex{3}), PageState::lost);
+  EXPECT_TRUE(table->claim(PageIndex{3}));
 }
 
 TEST(PageTable, RunEndsAtAnotherStateOrAtTheLimit) {

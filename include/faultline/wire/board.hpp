@@ -5,11 +5,13 @@
 //                          each of kWaitCounts buckets of words
 //   [kBoardStates, ...)    the state of each page, a byte each
 //
-// Counts, of an object whose wakes need not reach the kernel: who is about to wait has the daemon
-// count it, and the daemon then has every processor that runs a client pass a barrier
-// (membarrier(2), MEMBARRIER_CMD_GLOBAL_EXPEDITED), before the word's value is looked at. So a
-// waker that stores, and then reads a count of 0, without a fence between the two, stored before
-// that barrier: the waiter sees its value. Clients register for those barriers when they connect.
+// Counts, of an object whose wakes need not reach the kernel: all waits for its words are the
+// daemon's. It counts a wait, then has every processor that runs a client pass a barrier
+// (membarrier(2), MEMBARRIER_CMD_GLOBAL_EXPEDITED), and only then has the kernel look at the word's
+// value and queue the wait. A waker stores, and then reads the count, without a fence between the
+// two. Where it reads 0 it read before that barrier, which made its earlier store visible: the
+// kernel finds the new value, and nobody waits. Clients register for those barriers when they
+// connect; fork children inherit that.
 #pragma once
 
 #include <cstddef>

@@ -13,9 +13,10 @@
 // other.
 //
 // The thread records, a memfd of the client's (sealed against shrinking), one for each process: one
-// record a thread. The answer to a request that a thread waits for goes into its record. Besides, a
-// thread writes down there what the daemon must know should the process die, or its memory change:
-// which words it waits for by itself, and which locks it holds.
+// record a thread, but for the first, whose tid says how many have been in use. The answer to a
+// request that a thread waits for goes into its record. Besides, a thread writes down there what
+// the daemon must know should the process die, or its memory change: which words it waits for by
+// itself, and which locks it holds.
 //
 // Life of a thread's wait by itself, in the kernel:
 //   1. It writes the words' addresses, then their number (waiting), and passes a full fence.
@@ -46,19 +47,18 @@ enum class ChannelOp : std::uint16_t {
   resolve = 1,
   // address, count, mask. Answers: how many were woken.
   wake = 2,
-  // address, expected, size, mask, until; delivery. Answers, to `delivered to the record` or where
-  // kArmedAnswer is asked for: kArmed, when it is queued and the caller is to look at the value
-  // itself; then, for each word, the outcome.
+  // address, expected, size, mask, until; delivery. Of several words that a thread waits for any
+  // of, all but the last have kMoreWords. To a thread that waits for it (Delivery::record): first,
+  // where the daemon cannot see the words' values, that it is queued (armed) and the thread is to
+  // look itself; then the outcome, and in values[0] which of the words it is of. Otherwise: 0, when
+  // it is queued, and its number in values[0]; in values[1] 1 where the caller is to look at the
+  // value, and to cancel it where that is another. The outcome is a completion.
   wait = 3,
-  // user_data: of a wait, as it was given; of all waits of this session with it. Answers: how many
-  // were still waiting.
+  // count: the number of a wait. Answers 0; -ENOENT where it is over. Its outcome comes all the
+  // same. 0: what the thread itself waits for, which is answered instead.
   cancel = 4,
   // address, other_address, count, other_count. Answers: how many were woken or moved.
   requeue = 5,
-  // address, of a word in a shared mapping. Answers: values[0] the place in interests.
-  interest = 6,
-  // Every private page whose words are waited for by page becomes write-protected. Before a fork.
-  protect = 7,
 };
 
 enum class Delivery : std::uint16_t {
@@ -68,8 +68,13 @@ enum class Delivery : std::uint16_t {
   ring = 3,     // the same
 };
 
-// What a wait is told by its record first: it is queued, look at the value.
-inline constexpr std::int32_t kArmed = 1;
+// What `answered` of a record says of the thread's request with that number.
+constexpr std::uint32_t armed(std::uint32_t request) {
+  return 2 * request;
+}
+constexpr std::uint32_t answered(std::uint32_t request) {
+  return 2 * request + 1;
+}
 // Of wait: more words of the same fl_waitv follow.
 inline constexpr std::uint16_t kMoreWords = 1U << 0;
 // Of wait: `until` is of CLOCK_REALTIME.
@@ -109,23 +114,15 @@ struct alignas(64) RingIndexes {
   std::atomic<std::uint32_t> completions_wait;
 };
 
-// An object's words of one bucket (board.hpp) of which this session is counted, for as long as
-// valid is 1.
-struct Interest {
-  std::atomic<std::uint64_t> object;
-  std::atomic<std::uint32_t> bucket;
-  std::atomic<std::uint32_t> valid;
-};
-inline constexpr std::uint32_t kInterests = 1024;
-
 struct Rings {
   RingIndexes indexes;
-  std::array<Interest, kInterests> interests;
   std::array<Submission, kSubmissions> submissions;
   std::array<Completion, kCompletions> completions;
 };
 
 inline constexpr std::size_t kMostWords = 128;  // of one wait
+inline constexpr std::uint32_t kWaitingAsked = 0x80000000;
+inline constexpr std::uint32_t kWaitingCount = 0xff;
 inline constexpr std::size_t kMostRobust = 64;
 
 struct RobustList {
@@ -136,12 +133,13 @@ struct RobustList {
 
 struct alignas(64) ThreadRecord {
   std::atomic<std::uint32_t> tid;  // client: 0 where the record is nobody's
-  // Client: how many of `words` it waits for by itself in the kernel.
+  // Client: how many of `words` it waits for, by itself in the kernel or, with kWaitingAsked,
+  // through the daemon.
   std::atomic<std::uint32_t> waiting;
   std::atomic<std::uint64_t> since;      // client: CLOCK_MONOTONIC, nanoseconds
   std::atomic<std::uint32_t> end;        // daemon: a futex word
   std::atomic<std::int32_t> end_reason;  // daemon: a negative errno
-  // Daemon: the number of the request that is answered, a futex word, stored after the answer.
+  // Daemon: armed() or answered() of the thread's request, a futex word, stored after the answer.
   std::atomic<std::uint32_t> answered;
   std::atomic<std::int32_t> result;
   std::array<std::atomic<std::uint64_t>, 3> values;

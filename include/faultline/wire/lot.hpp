@@ -42,4 +42,8 @@ enum class WordPlace : std::uint8_t {
   object = 2,  // at the object's word, as long as that slot is of that generation
 };
 
+// Besides, in values[0]: the page is in no memory, and only the daemon can tell the word's value
+// without changing that.
+inline constexpr std::uint64_t kAway = 1U << 8;
+
 }  // namespace faultline::wire

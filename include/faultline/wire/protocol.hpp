@@ -28,7 +28,7 @@ namespace faultline::wire {
 inline constexpr std::uint32_t kMagic = 0x314c4c46;  // "FLL1", little-endian
 inline constexpr std::uint16_t kVersion = 3;
 inline constexpr std::size_t kMaxPacket = 2048;
-inline constexpr std::size_t kMaxFds = 2;
+inline constexpr std::size_t kMaxFds = 3;
 inline constexpr std::size_t kMaxName = 128;
 inline constexpr std::size_t kMaxDetail = 240;
 inline constexpr std::size_t kCookieBytes = 16;
@@ -53,6 +53,10 @@ enum class Op : std::uint16_t {
   job_progress = 17,
   job_free = 18,
   watch = 19,
+  open_channel = 20,
+  add_target = 21,
+  remove_target = 22,
+  guard_pages = 23,
 };
 
 struct RequestHeader {
@@ -247,6 +251,27 @@ struct Stats {
   std::uint64_t poisoned_pages = 0;
 };
 
+// open_channel: without a body; + the thread records' memfd (faultline/wire/channel.hpp). Its reply
+// has none either; + the rings' memfd, the doorbell and the lot (faultline/wire/lot.hpp).
+
+enum class TargetKind : std::uint32_t { eventfd = 1, ring = 2 };
+
+struct AddTargetRequest {  // + the eventfd
+  TargetKind kind{};
+  std::int32_t ring_fd = 0;  // the client's own descriptor of an io_uring
+};
+struct TargetReply {
+  std::uint32_t target = 0;  // this session's own number
+  std::uint32_t reserved = 0;
+};
+struct RemoveTargetRequest {
+  std::uint32_t target = 0;
+  std::uint32_t reserved = 0;  // 0
+};
+
+// guard_pages: without a body. Every private page whose words are waited for by page becomes
+// write-protected, so that the daemon sees it part after a fork.
+
 enum class AdminQuery : std::uint32_t { status = 1, objects = 2, spaces = 3, vmas = 4 };
 
 struct AdminRequest {
@@ -317,8 +342,9 @@ static_assert(kAllNamed<RequestHeader, ReplyHeader, HelloRequest, HelloReply, At
                         AttachForkedRequest, AttachReply, ObjectCreateRequest, ObjectOpenRequest,
                         ObjectReply, HandleRequest, UnlinkRequest, ObjectStatReply, MapRequest,
                         ProtectRequest, AdviseRequest, RediscoverRequest, PopulateRequest,
-                        PopulateReply, JobRequest, JobProgressReply, MappingStatsRequest, Stats,
-                        AdminRequest, AdminReply, WatchRequest, Event, EventsHeader>);
+                        PopulateReply, JobRequest, JobProgressReply, AddTargetRequest, TargetReply,
+                        RemoveTargetRequest, MappingStatsRequest, Stats, AdminRequest, AdminReply,
+                        WatchRequest, Event, EventsHeader>);
 // What both sides were built for is the same.
 static_assert(sizeof(Event) == 208);
 static_assert(sizeof(RequestHeader) == 24);

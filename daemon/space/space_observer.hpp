@@ -1,0 +1,38 @@
+// What a room above is told about the memory of address spaces, while it happens: the callback of
+// the vcache of 2002. Whoever implements it must not wait for anything that a client can hold up,
+// and must take no turn of a space.
+//
+// Each call returns before the client's thread that brought it about goes on, or, where the kernel
+// has let it go on already (an unmap), before the next change of the space.
+#pragma once
+
+#include <vector>
+
+#include "daemon/space/vma.hpp"
+
+namespace faultline::space {
+
+class SpaceObserver {
+ public:
+  SpaceObserver() = default;
+  SpaceObserver(const SpaceObserver&) = delete;
+  SpaceObserver& operator=(const SpaceObserver&) = delete;
+  virtual ~SpaceObserver() = default;
+
+  // A private page of a mapping that is waited for by page is about to part: from the object, or
+  // from the fork relatives that share it. To be recorded in the mapping's activity; returns what
+  // that returns. Called by workers that answer faults, several at a time, outside the turn.
+  virtual PageCount page_parts(SpaceId space, const Vma& vma, PageIndex page) = 0;
+  // The others are called in the turn.
+  virtual void unmapped(SpaceId space, const std::vector<Vma>& gone) = 0;
+  virtual void moved(SpaceId space, const VaRange& from, Vaddr to) = 0;
+  // The private pages of a piece of a private mapping are dropped. Called before that is recorded.
+  virtual void discarded(SpaceId space, const Vma& piece) = 0;
+  // The address space is gone, and with it what is mapped there.
+  virtual void ended(SpaceId space, const std::vector<Vma>& mapped) = 0;
+};
+
+// Who only records what parts.
+[[nodiscard]] SpaceObserver& nobody_observes();
+
+}  // namespace faultline::space

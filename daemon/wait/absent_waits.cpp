@@ -1,0 +1,84 @@
+#include "daemon/wait/absent_waits.hpp"
+
+#include <algorithm>
+#include <future>
+#include <vector>
+
+#include "daemon/wait/brokered_wait.hpp"
+#include "daemon/wait/wait_worker.hpp"
+
+namespace faultline::wait {
+
+bool AbsentWaits::enter(BrokeredWait& wait, PageIndex page) {
+  wait.object->watch(*this);
+  const Key key{wait.object->id(), page};
+  {
+    const std::lock_guard lock(mutex_);
+    waits_[key].push_back(&wait);
+    wait.absent_page = page;
+  }
+  // Pairs with the fence in MemoryObject between a page's leaving the state absent and the look at
+  // who watches.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const memory::PageState state = wait.object->pages().state(page);
+  if (state == memory::PageState::absent || state == memory::PageState::lost) return true;
+  return !leave(wait);  // otherwise whoever made the page resident has it
+}
+
+bool AbsentWaits::leave(BrokeredWait& wait) {
+  const std::lock_guard lock(mutex_);
+  const auto at = waits_.find({wait.object->id(), wait.absent_page});
+  if (at == waits_.end()) return false;
+  const auto there = std::ranges::find(at->second, &wait);
+  if (there == at->second.end()) return false;
+  at->second.erase(there);
+  if (at->second.empty()) waits_.erase(at);
+  return true;
+}
+
+int AbsentWaits::wake(const memory::MemoryObject& object, std::uint64_t offset, int count,
+                      std::uint32_t mask) {
+  const PageIndex page = object.page_size().index_of(ByteCount{offset});
+  const std::lock_guard lock(mutex_);
+  const auto at = waits_.find({object.id(), page});
+  if (at == waits_.end()) return 0;
+  int woken = 0;
+  for (auto wait = at->second.begin(); wait != at->second.end() && woken < count;) {
+    if ((*wait)->offset != offset || ((*wait)->mask & mask) == 0) {
+      ++wait;
+      continue;
+    }
+    ++woken;
+    // It lives until its worker has read this: it is over only then.
+    (*wait)->worker.post([found = *wait] { found->worker.woken_while_absent(*found); });
+    wait = at->second.erase(wait);
+  }
+  if (at->second.empty()) waits_.erase(at);
+  return woken;
+}
+
+void AbsentWaits::pages_come(memory::MemoryObject& object, PageIndex first, PageCount count) {
+  std::map<WaitWorker*, std::vector<BrokeredWait*>> of_workers;
+  {
+    const std::lock_guard lock(mutex_);
+    auto at = waits_.lower_bound({object.id(), first});
+    while (at != waits_.end() && at->first < Key{object.id(), first + count}) {
+      for (BrokeredWait* wait : at->second) of_workers[&wait->worker].push_back(wait);
+      at = waits_.erase(at);
+    }
+  }
+  std::vector<std::future<void>> queued;
+  for (auto& [worker, waits] : of_workers) {
+    auto done = std::make_shared<std::promise<void>>();
+    auto future = done->get_future();
+    const bool posted = worker->post([worker = worker, waits = std::move(waits), done] {
+      for (BrokeredWait* wait : waits) worker->page_came(*wait);
+      worker->submit();
+      done->set_value();
+    });
+    if (posted) queued.push_back(std::move(future));
+  }
+  for (const auto& each : queued) each.wait();
+}
+
+}  // namespace faultline::wait

@@ -1,0 +1,49 @@
+// Waits for words of object's pages that are in no memory. The kernel queues waits by the page in
+// memory, so these are kept here, and go to the kernel's queue when their page comes. Must never
+// have a page brought into memory by a wait, nor lose a wake that comes with the page.
+//
+// Why none is lost. Who makes a page resident takes it out of the state absent, passes a full
+// fence, and looks whether the object is watched; where it is, the page is given to nobody before
+// the waits for it are in the kernel's queue (pages_come). Who waits has the object watched, enters
+// its wait, passes a full fence, and looks whether the page is absent still. One of the two sees
+// the other. A raw futex(2) user, or a store, needs the page, and so comes after the waits are
+// queued; and as they are queued, the kernel compares the word's value with what is expected.
+//
+// Locking: mutex_ guards all; leaf lock but for the mailboxes of workers, which are posted to under
+// it. Thread-safe. A thread that calls pages_come blocks until the workers have queued the waits,
+// and so must not be one of them.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <map>
+#include <mutex>
+#include <utility>
+
+#include "daemon/memory/memory_object.hpp"
+#include "daemon/memory/page_watcher.hpp"
+
+namespace faultline::wait {
+
+class BrokeredWait;
+
+class AbsentWaits final : public memory::PageWatcher {
+ public:
+  // False: the page is not absent any more, and nothing was entered.
+  [[nodiscard]] bool enter(BrokeredWait& wait, PageIndex page);
+  // False: it is not here any more: it was woken, or its page comes. Its worker has been posted to.
+  [[nodiscard]] bool leave(BrokeredWait& wait);
+  // Wakes at most count of those who wait for the object's word. Returns how many.
+  [[nodiscard]] int wake(const memory::MemoryObject& object, std::uint64_t offset, int count,
+                         std::uint32_t mask);
+
+  void pages_come(memory::MemoryObject& object, PageIndex first, PageCount count) override;
+
+ private:
+  using Key = std::pair<ObjectId, PageIndex>;
+
+  std::mutex mutex_;
+  std::map<Key, std::list<BrokeredWait*>> waits_;
+};
+
+}  // namespace faultline::wait

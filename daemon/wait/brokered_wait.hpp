@@ -1,0 +1,70 @@
+// A wait that the daemon keeps for a client: in the kernel's queue at the futex word that stands
+// for the word waited for, through the worker's io_uring. Must never be woken without its client
+// being told, nor lose its place but for a reason that the client is told.
+//
+// Life:
+//   queued      the kernel has it
+//   absent      its page is in no memory: AbsentWaits has it
+//   recalled    cancelled, because its page parts: queued next at the word's slot
+//   over        woken, ended, cancelled, timed out; its outcome is being delivered
+//   gone        delivered
+// queued or absent -> recalled -> queued; absent -> queued; queued -> over -> gone; recalled ->
+// over.
+//
+// A cancel loses against a wake that came before it: what is over because it was woken says so. So
+// no wake is lost that was counted.
+//
+// Threads: its worker alone. Its hook is guarded by the table that it hangs in.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+
+#include "daemon/kernel/ring.hpp"
+#include "daemon/memory/memory_object.hpp"
+#include "daemon/wait/client.hpp"
+#include "daemon/wait/word_table.hpp"
+
+namespace faultline::wait {
+
+class WaitWorker;
+
+class BrokeredWait final : public kernel::RingOperation, public WaitHook {
+ public:
+  BrokeredWait(WaitWorker& worker, std::shared_ptr<Client> client, const wire::Submission& asked);
+
+  void on_complete(int result) override;
+
+  WaitWorker& worker;
+  const std::shared_ptr<Client> client;
+  const std::uint64_t user_data;
+  const std::uint64_t expected;
+  const Vaddr address;
+  std::shared_ptr<memory::MemoryObject> object;  // at whose word it is queued; null: at a slot
+  std::shared_ptr<Target> target;                // of a delivery there
+  PageIndex absent_page;                         // AbsentWaits' own
+  std::uint64_t offset = 0;                      // of the word, in the object
+  std::int64_t since = 0;                        // CLOCK_MONOTONIC, nanoseconds
+  std::int64_t until = 0;                        // CLOCK_MONOTONIC, nanoseconds; 0: for ever
+  std::uint32_t id = 0;
+  const std::uint32_t mask;
+  const std::uint32_t record;
+  const std::uint32_t request;
+  const wire::Delivery delivery;
+  const std::uint8_t size;
+  std::uint8_t index = 0;    // among the words of one fl_waitv
+  bool counted = false;      // on the board of its object
+  bool unannounced = false;  // its client does not know its number yet
+  enum class State : std::uint8_t {
+    queued,
+    absent,
+    recalled,
+    over,
+    delivering
+  } state = State::queued;
+  int outcome = 0;  // once it is over: 0 woken, or a negative errno
+  int reason = 0;   // of a cancel that is under way: a positive errno
+};
+
+}  // namespace faultline::wait

@@ -1,0 +1,51 @@
+// What the wait room knows of one client: its channel, its address space, and where its completions
+// go. Must never outlive what is posted to its worker, which therefore shares it.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "daemon/channel/channel.hpp"
+#include "daemon/kernel/closer.hpp"
+#include "daemon/space/address_space.hpp"
+
+namespace faultline::wait {
+
+class BrokeredWait;
+
+// Where completions can go besides the client's own ring; a descriptor of the client's.
+struct Target {
+  enum class Kind : std::uint8_t { eventfd, ring };
+  Kind kind{};
+  kernel::ForeignFd fd;
+};
+
+struct Client {
+  static constexpr std::size_t kMostTargets = 1024;
+  // Waits that it has not been told the end of.
+  static constexpr std::size_t kMostWaits = 262'144;
+
+  SpaceId space_id;
+  uid_t uid = 0;
+  std::weak_ptr<space::AddressSpace> space;
+  std::unique_ptr<channel::Channel> channel;
+  // From here on the worker's.
+  std::vector<std::shared_ptr<Target>> targets;                            // null: free
+  std::unordered_map<std::uint32_t, std::unique_ptr<BrokeredWait>> waits;  // by their numbers
+  std::uint32_t last_id = 0;
+  bool closed = false;
+
+  // Completions in its ring, or on their way there, that it has not taken, as far as it says the
+  // truth; oldest first.
+  struct Told {
+    Vaddr address;
+    bool woken = false;
+  };
+  std::deque<Told> told;
+  void tell(const BrokeredWait& wait);
+  [[nodiscard]] std::deque<Told> take_untaken();
+};
+
+}  // namespace faultline::wait

@@ -1,0 +1,121 @@
+#include "daemon/wait/thread_records.hpp"
+
+#include <algorithm>
+#include <atomic>
+
+#include "daemon/kernel/futex.hpp"
+
+namespace faultline::wait {
+
+namespace {
+
+// linux/futex.h, and FL_ROBUST_* of faultline/wait.h.
+constexpr std::uint32_t kWaiters = 0x80000000;
+constexpr std::uint32_t kOwnerDied = 0x40000000;
+constexpr std::uint32_t kTidMask = 0x3fffffff;
+
+template <typename Visit>
+void each_word(const wire::ThreadRecord& record, Visit visit) {
+  const std::size_t waiting = std::min<std::size_t>(
+      record.waiting.load(std::memory_order_relaxed) & wire::kWaitingCount, wire::kMostWords);
+  for (std::size_t i = 0; i < waiting; ++i) visit(i);
+}
+
+const space::Vma* vma_of(const std::vector<space::Vma>& mapped, Vaddr address) {
+  const auto after =
+      std::upper_bound(mapped.begin(), mapped.end(), address,
+                       [](Vaddr wanted, const space::Vma& vma) { return wanted < vma.start; });
+  if (after == mapped.begin()) return nullptr;
+  const space::Vma& before = *std::prev(after);
+  return before.contains(address) ? &before : nullptr;
+}
+
+ByteCount offset_in(const space::Vma& vma, Vaddr address) {
+  return vma.page_size().offset_of(vma.first) + (address - vma.start);
+}
+
+// Of a lock that the dead thread held, or was about to take or to give up.
+void hand_over(const space::Vma* vma, Vaddr address, std::uint32_t tid, bool pending) {
+  const bool lock = vma != nullptr && vma->sharing == space::Sharing::shared && vma->may_write &&
+                    address.value() % sizeof(std::uint32_t) == 0;
+  if (!lock) return;
+  const ByteCount offset = offset_in(*vma, address);
+  // Of a page that has gone the word is 0 or the file's: nobody's lock.
+  const auto eight = vma->object->peek(offset);
+  if (!eight) return;
+  const auto word = static_cast<std::uint32_t>(*eight);
+  if ((word & kTidMask) == tid) {
+    // Between that look and this store the word can only have got kWaiters, which it has now in any
+    // case: nobody but the owner, who is dead, takes the thread's number out of it.
+    if (!vma->object->poke(offset, kWaiters | kOwnerDied)) return;
+  } else if (!pending || (word & kTidMask) != 0) {
+    return;
+  }
+  // It may have died between giving the lock up and waking.
+  (void)kernel::futex_wake_shared(*vma->object->word(offset), 1);
+}
+
+}  // namespace
+
+void end_threads(const channel::Channel& channel, int error,
+                 const std::function<bool(Vaddr)>& condition) {
+  // Pairs with the fence of a thread that has said what it waits for, and then looks whether that
+  // is still so: it sees the change that was made before this, or it is seen here.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  channel.each_record([&](wire::ThreadRecord& record) {
+    bool here = false;
+    each_word(record, [&](std::size_t i) {
+      here = here || condition(Vaddr{record.words[i].load(std::memory_order_relaxed)});
+    });
+    if (!here) return;
+    record.end_reason.store(-error, std::memory_order_relaxed);
+    record.end.fetch_add(1, std::memory_order_release);
+    (void)kernel::futex_wake_shared(record.end, 1);
+  });
+}
+
+void move_threads(const channel::Channel& channel, const space::VaRange& from, Vaddr to) {
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  channel.each_record([&](wire::ThreadRecord& record) {
+    each_word(record, [&](std::size_t i) {
+      std::uint64_t address = record.words[i].load(std::memory_order_relaxed);
+      if (address < from.start.value() || address >= from.end().value()) return;
+      record.words[i].compare_exchange_strong(address,
+                                              (to + (Vaddr{address} - from.start)).value());
+    });
+  });
+}
+
+void settle_affairs(const channel::Channel& channel, const WordTable& words, SpaceId space,
+                    const std::vector<space::Vma>& mapped) {
+  channel.each_record([&](wire::ThreadRecord& record) {
+    const std::uint32_t tid = record.tid.load(std::memory_order_relaxed) & kTidMask;
+    if (tid == 0) return;
+    const std::uint64_t held = std::min<std::uint64_t>(
+        record.robust.count.load(std::memory_order_relaxed), wire::kMostRobust);
+    for (std::size_t i = 0; i < held; ++i) {
+      const Vaddr address{record.robust.held[i].load(std::memory_order_relaxed)};
+      hand_over(vma_of(mapped, address), address, tid, false);
+    }
+    const Vaddr pending{record.robust.pending.load(std::memory_order_relaxed)};
+    hand_over(vma_of(mapped, pending), pending, tid, true);
+
+    const std::uint32_t waiting = record.waiting.load(std::memory_order_relaxed);
+    const bool asked = (waiting & wire::kWaitingAsked) != 0;
+    if (asked && record.result.load(std::memory_order_relaxed) != 0) return;
+    each_word(record, [&](std::size_t i) {
+      const Vaddr address{record.words[i].load(std::memory_order_relaxed)};
+      const space::Vma* const vma = vma_of(mapped, address);
+      if (vma == nullptr) return;
+      const std::vector<const kernel::FutexWord*> slots = words.group(space, address);
+      if (slots.empty()) {
+        (void)kernel::futex_wake_shared(*vma->object->word(offset_in(*vma, address)), 1);
+      }
+      for (const kernel::FutexWord* slot : slots) {
+        if (kernel::futex_wake_shared(*slot, 1) > 0) break;
+      }
+    });
+  });
+}
+
+}  // namespace faultline::wait

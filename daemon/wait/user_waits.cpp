@@ -1,0 +1,91 @@
+#include "daemon/wait/user_waits.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "daemon/wait/thread_records.hpp"
+
+namespace faultline::wait {
+
+Result<std::unique_ptr<UserWaits>> UserWaits::create(AbsentWaits& absent,
+                                                     std::shared_ptr<kernel::EventSignal> signal) {
+  auto lot = Lot::create();
+  if (!lot) return propagate(lot);
+  std::unique_ptr<UserWaits> made{new UserWaits(std::move(*lot))};  // a private constructor
+  auto worker = WaitWorker::create(made->words_, absent, std::move(signal));
+  if (!worker) return propagate(worker);
+  made->worker_ = std::move(*worker);
+  return made;
+}
+
+void UserWaits::enter(std::shared_ptr<Client> client) {
+  worker_->serve(client);
+  const std::lock_guard lock(mutex_);
+  clients_.insert_or_assign(client->space_id, std::move(client));
+}
+
+void UserWaits::leave(const std::shared_ptr<Client>& client) {
+  worker_->leave(client);
+  // Its thread records are looked at when its address space ends, which may be later.
+}
+
+std::vector<std::shared_ptr<Client>> UserWaits::clients() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<Client>> all;
+  for (const auto& [space, client] : clients_) all.push_back(client);
+  return all;
+}
+
+std::shared_ptr<Client> UserWaits::client_of(SpaceId space) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = clients_.find(space);
+  return found == clients_.end() ? nullptr : found->second;
+}
+
+PageCount UserWaits::page_parts(SpaceId space, const space::Vma& vma, PageIndex page) {
+  const WordTable::Parted parted = words_.part(space, vma, page);
+  if (!parted.moving.empty()) worker_->move(parted.moving);
+  return parted.pages;
+}
+
+void UserWaits::unmapped(SpaceId space, const std::vector<space::Vma>& gone) {
+  if (gone.empty()) return;
+  for (const space::Vma& vma : gone) words_.drop(space, vma.start, vma.end, EFAULT);
+  worker_->look_for_ended();
+  if (const auto client = client_of(space)) {
+    end_threads(*client->channel, EFAULT, [&](Vaddr address) {
+      return std::ranges::any_of(gone, [&](const auto& vma) { return vma.contains(address); });
+    });
+  }
+}
+
+void UserWaits::moved(SpaceId space, const space::VaRange& from, Vaddr to) {
+  words_.move(space, from, to);
+  if (const auto client = client_of(space)) move_threads(*client->channel, from, to);
+}
+
+void UserWaits::discarded(SpaceId space, const space::Vma& piece) {
+  const auto is_private = [&](Vaddr address) {
+    return piece.contains(address) &&
+           piece.activity->broken(piece.page_at(address), PageCount{1}) > PageCount{0};
+  };
+  words_.drop(space, piece.start, piece.end, ECANCELED, is_private);
+  worker_->look_for_ended();
+  if (const auto client = client_of(space)) {
+    end_threads(*client->channel, ECANCELED, is_private);
+  }
+}
+
+void UserWaits::ended(SpaceId space, const std::vector<space::Vma>& mapped) {
+  std::shared_ptr<Client> client;
+  {
+    const std::lock_guard lock(mutex_);
+    if (auto node = clients_.extract(space)) client = std::move(node.mapped());
+  }
+  if (client) settle_affairs(*client->channel, words_, space, mapped);
+  words_.drop_all(space, EOWNERDEAD);
+  worker_->look_for_ended();
+}
+
+}  // namespace faultline::wait

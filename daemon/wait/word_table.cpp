@@ -1,0 +1,282 @@
+#include "daemon/wait/word_table.hpp"
+
+#include <algorithm>
+#include <cassert>
+#include <climits>
+#include <utility>
+
+namespace faultline::wait {
+
+namespace {
+
+void link_before(WaitHook& ring, WaitHook& hook) {
+  hook.previous = ring.previous;
+  hook.next = &ring;
+  ring.previous->next = &hook;
+  ring.previous = &hook;
+}
+
+void unlink(WaitHook& hook) {
+  hook.previous->next = hook.next;
+  hook.next->previous = hook.previous;
+  hook.previous = hook.next = nullptr;
+}
+
+bool has_hooks(const Word& word) {
+  return word.hooks.next != &word.hooks;
+}
+
+bool at_slot(const Word& word) {
+  return word.kind != WordKind::shared;
+}
+
+}  // namespace
+
+Result<WordTable::Found> WordTable::find(SpaceId space, const space::Vma& vma, Vaddr address,
+                                         WaitHook* hook) {
+  const std::lock_guard lock(mutex_);
+  Words& words = spaces_[space];
+  auto at = words.find(address);
+  if (at == words.end()) {
+    const bool shared = vma.sharing == space::Sharing::shared;
+    if (shared && hook == nullptr) return Found{WordKind::shared, {}, 0};
+    if (words.size() >= kMostWords) reclaim_locked(words);
+    if (words.size() >= kMostWords) {
+      return fail(EUSERS,
+                  "waiting for more than " + std::to_string(kMostWords) + " words of one process");
+    }
+    Word word;
+    word.kind = shared ? WordKind::shared : WordKind::own;
+    if (!shared) {
+      const auto slot = lot_.take();
+      if (!slot) return fail(EUSERS, "waiting for more words than there are slots for");
+      word.slot = *slot;
+    }
+    at = words.emplace(address, word).first;
+    Word& made = at->second;
+    made.hooks.previous = made.hooks.next = &made.hooks;
+    if (!shared && vma.activity->by_page()) {
+      const space::FrameId frame = vma.activity->identity(vma.page_at(address));
+      if (frame == space::FrameId{}) {
+        made.kind = WordKind::clean;
+      } else {
+        join_locked(address, made, frame);
+      }
+    }
+  }
+  Word& word = at->second;
+  if (word.moving) return fail(EBUSY, "looking up a word that is moving");
+  if (hook != nullptr) {
+    hook->word = &word;
+    hook->ended = 0;
+    link_before(word.hooks, *hook);
+  }
+  return Found{word.kind, word.slot, at_slot(word) ? lot_.generation(word.slot) : 0};
+}
+
+int WordTable::unhook(WaitHook& hook) {
+  const std::lock_guard lock(mutex_);
+  if (hook.next != nullptr) unlink(hook);
+  hook.word = nullptr;
+  return hook.ended;
+}
+
+std::vector<const kernel::FutexWord*> WordTable::group(SpaceId space, Vaddr address) const {
+  std::vector<const kernel::FutexWord*> futexes;
+  const std::lock_guard lock(mutex_);
+  const auto words = spaces_.find(space);
+  if (words == spaces_.end()) return futexes;
+  const auto at = words->second.find(address);
+  if (at == words->second.end() || !at_slot(at->second)) return futexes;
+  const Word& word = at->second;
+  futexes.push_back(&lot_.word(word.slot));
+  if (word.kind != WordKind::frame) return futexes;
+  for (const SlotIndex slot : groups_.at(group_key(word.frame, address))) {
+    if (slot != word.slot) futexes.push_back(&lot_.word(slot));
+  }
+  return futexes;
+}
+
+void WordTable::join_locked(Vaddr address, Word& word, space::FrameId frame) {
+  word.kind = WordKind::frame;
+  word.frame = frame;
+  auto& group = groups_[group_key(frame, address)];
+  group.push_back(word.slot);
+  lot_.link(group);
+}
+
+void WordTable::leave_locked(Vaddr address, Word& word) {
+  if (word.kind != WordKind::frame) return;
+  const auto at = groups_.find(group_key(word.frame, address));
+  std::erase(at->second, word.slot);
+  lot_.unlink(word.slot, at->second);
+  if (at->second.empty()) groups_.erase(at);
+}
+
+void WordTable::change_slot_locked(Vaddr, Word& word) {
+  const auto slot = lot_.take();
+  // Without another slot those who looked the word up before cannot be told from those who do from
+  // now on. They are the same user's: a wake too many for those who have used up what they may
+  // have.
+  if (!slot) return;
+  lot_.move_on(word.slot, *slot);
+  word.slot = *slot;
+}
+
+WordTable::Parted WordTable::part(SpaceId space, const space::Vma& vma, PageIndex page) {
+  const std::lock_guard lock(mutex_);
+  const space::FrameId before = vma.activity->identity(page);
+  Parted parted{vma.activity->record_break(page, PageCount{1}), {}};
+  const space::FrameId now = vma.activity->identity(page);
+  const auto words = spaces_.find(space);
+  if (before == now || words == spaces_.end()) return parted;
+  const Vaddr start = vma.address_of(page);
+  const Vaddr end = start + vma.page_size().bytes();
+  for (auto at = words->second.lower_bound(start); at != words->second.end() && at->first < end;
+       ++at) {
+    Word& word = at->second;
+    const bool was_clean = word.kind == WordKind::clean;
+    leave_locked(at->first, word);
+    change_slot_locked(at->first, word);
+    join_locked(at->first, word, now);
+    if (was_clean && has_hooks(word)) {
+      word.moving = true;
+      parted.moving.push_back(&word);
+    }
+  }
+  return parted;
+}
+
+std::vector<WaitHook*> WordTable::hooks_of(const Word& word) const {
+  const std::lock_guard lock(mutex_);
+  std::vector<WaitHook*> hooks;
+  for (WaitHook* hook = word.hooks.next; hook != &word.hooks; hook = hook->next) {
+    hooks.push_back(hook);
+  }
+  return hooks;
+}
+
+const kernel::FutexWord* WordTable::slot_of(const WaitHook& hook, std::uint32_t& generation) const {
+  const std::lock_guard lock(mutex_);
+  if (hook.word == nullptr) return nullptr;
+  generation = lot_.generation(hook.word->slot);
+  return &lot_.word(hook.word->slot);
+}
+
+void WordTable::settle(const std::vector<Word*>& moved) {
+  const std::lock_guard lock(mutex_);
+  for (Word* word : moved) word->moving = false;
+}
+
+void WordTable::end_hooks_locked(Word& word, int error) {
+  while (has_hooks(word)) {
+    WaitHook& hook = *word.hooks.next;
+    unlink(hook);
+    hook.word = nullptr;
+    hook.ended = error;
+    link_before(ended_, hook);
+  }
+}
+
+void WordTable::drop_locked(Words& words, Words::iterator at, int error) {
+  Word& word = at->second;
+  leave_locked(at->first, word);
+  if (at_slot(word)) lot_.give_up(word.slot);
+  end_hooks_locked(word, error);
+  words.erase(at);
+}
+
+void WordTable::drop(SpaceId space, Vaddr start, Vaddr end, int error,
+                     const std::function<bool(Vaddr)>& condition) {
+  const std::lock_guard lock(mutex_);
+  const auto words = spaces_.find(space);
+  if (words == spaces_.end()) return;
+  auto at = words->second.lower_bound(start);
+  while (at != words->second.end() && at->first < end) {
+    const auto next = std::next(at);
+    if (!condition || condition(at->first)) drop_locked(words->second, at, error);
+    at = next;
+  }
+}
+
+void WordTable::drop_all(SpaceId space, int error) {
+  drop(space, Vaddr{0}, Vaddr{~std::uint64_t{0}}, error);
+  const std::lock_guard lock(mutex_);
+  spaces_.erase(space);
+}
+
+void WordTable::move(SpaceId space, const space::VaRange& from, Vaddr to) {
+  const std::lock_guard lock(mutex_);
+  const auto words = spaces_.find(space);
+  if (words == spaces_.end()) return;
+  std::vector<Words::node_type> nodes;
+  auto at = words->second.lower_bound(from.start);
+  while (at != words->second.end() && at->first < from.end()) {
+    nodes.push_back(words->second.extract(at++));
+  }
+  for (auto& node : nodes) {
+    Word& word = node.mapped();
+    // Who looked it up at its old address must not find it any more.
+    if (at_slot(word)) {
+      const bool grouped = word.kind == WordKind::frame;
+      leave_locked(node.key(), word);
+      change_slot_locked(node.key(), word);
+      if (grouped) join_locked(node.key(), word, word.frame);
+    }
+    node.key() = to + (node.key() - from.start);
+    words->second.insert(std::move(node));
+  }
+}
+
+void WordTable::reclaim_locked(Words& words) {
+  for (auto at = words.begin(); at != words.end();) {
+    Word& word = at->second;
+    const auto next = std::next(at);
+    if (!has_hooks(word) && at_slot(word)) {
+      // Nobody can queue there once it has another generation; then it shows whether anybody did.
+      const auto spare = lot_.take();
+      if (!spare) return;
+      const SlotIndex old = word.slot;
+      const bool grouped = word.kind == WordKind::frame;
+      leave_locked(at->first, word);
+      const bool idle = lot_.move_on(old, *spare) == 0;
+      word.slot = *spare;
+      if (idle) {
+        lot_.give_up(*spare);
+        words.erase(at);
+      } else if (grouped) {
+        join_locked(at->first, word, word.frame);
+      }
+    } else if (!has_hooks(word)) {
+      words.erase(at);
+    }
+    at = next;
+  }
+}
+
+std::vector<WaitHook*> WordTable::take_ended() {
+  const std::lock_guard lock(mutex_);
+  std::vector<WaitHook*> taken;
+  while (ended_.next != &ended_) {
+    taken.push_back(ended_.next);
+    unlink(*ended_.next);
+  }
+  return taken;
+}
+
+std::optional<WordTable::Shown> WordTable::show(SpaceId space, Vaddr address) const {
+  const std::lock_guard lock(mutex_);
+  const auto words = spaces_.find(space);
+  if (words == spaces_.end()) return std::nullopt;
+  const auto at = words->second.find(address);
+  if (at == words->second.end()) return std::nullopt;
+  return Shown{address, at->second.kind, at->second.frame};
+}
+
+std::size_t WordTable::size(SpaceId space) const {
+  const std::lock_guard lock(mutex_);
+  const auto words = spaces_.find(space);
+  return words == spaces_.end() ? 0 : words->second.size();
+}
+
+}  // namespace faultline::wait

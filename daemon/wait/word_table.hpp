@@ -1,0 +1,143 @@
+// The words that are waited for or woken in one user's address spaces: where each is waited for,
+// and the waits that the daemon keeps for its clients (hooks). Must never have a word in two places
+// at once, nor in none: whoever looks a word up finds where it was before a change, or where it is
+// after.
+//
+// A word is known by its address space and address. It is
+//   shared    the object's word itself is waited for; here only for the waits that hang on it
+//   own       at a slot of the lot
+//   clean     of a page that is waited for by page, and is the object's: at the object's word. Its
+//             slot says by its generation how long that holds
+//   frame     of such a page that is private: at a slot, in a group with the slots of that word in
+//   the
+//             fork relatives that share the page
+// Transitions: clean -> frame when the page parts from the object, frame -> frame when it parts
+// from a relative's (part); any -> gone when the memory is (drop). Each gives the word another
+// slot, so that who looked it up before finds out.
+//
+// Locking: mutex_ guards everything, the hooks' links included; leaf lock but for futex(2) calls
+// that do not sleep. Thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "daemon/space/vma.hpp"
+#include "daemon/wait/lot.hpp"
+
+namespace faultline::wait {
+
+struct Word;
+
+// A wait that hangs on a word; a member of exactly one list, or of none. Its owner unlinks it
+// before it goes.
+struct WaitHook {
+  WaitHook* previous = nullptr;
+  WaitHook* next = nullptr;
+  Word* word = nullptr;  // null: its word is gone
+  int ended = 0;         // a positive errno: why it is
+};
+
+enum class WordKind : std::uint8_t { shared, own, clean, frame };
+
+struct Word {
+  WordKind kind{};
+  bool moving = false;  // from the object's word to its slot
+  SlotIndex slot;       // but of a shared one
+  space::FrameId frame;
+  WaitHook hooks;  // a ring
+};
+
+class WordTable {
+ public:
+  static constexpr std::size_t kMostWords = 65'536;  // of one address space
+
+  explicit WordTable(Lot lot) : lot_(std::move(lot)) {}
+  WordTable(const WordTable&) = delete;
+  WordTable& operator=(const WordTable&) = delete;
+  ~WordTable() = default;
+
+  struct Found {
+    WordKind kind{};
+    SlotIndex slot;
+    std::uint32_t generation = 0;
+  };
+  // Where the word is waited for; hook, where there is one, hangs on it from then on. The VMA holds
+  // the address, and the caller holds the VMA. Errors: EBUSY it is moving, ask again a moment
+  // later; EUSERS kMostWords, none of them idle; ENOMEM.
+  Result<Found> find(SpaceId space, const space::Vma& vma, Vaddr address, WaitHook* hook = nullptr);
+  // Returns why its word is gone; 0: it is not.
+  int unhook(WaitHook& hook);
+  // The futex words to wake for a word at a slot, its own first.
+  [[nodiscard]] std::vector<const kernel::FutexWord*> group(SpaceId space, Vaddr address) const;
+  [[nodiscard]] const kernel::FutexWord& futex(SlotIndex slot) const { return lot_.word(slot); }
+  [[nodiscard]] int lot_fd() const { return lot_.fd(); }
+
+  // Records that the page parts, and has its words follow. Words that hooks hang on, and that were
+  // clean, move: their waits are to be taken from the object's word and queued at their slot, and
+  // then settled.
+  struct Parted {
+    PageCount pages;
+    std::vector<Word*> moving;
+  };
+  Parted part(SpaceId space, const space::Vma& vma, PageIndex page);
+  [[nodiscard]] std::vector<WaitHook*> hooks_of(const Word& word) const;
+  [[nodiscard]] const kernel::FutexWord* slot_of(const WaitHook& hook,
+                                                 std::uint32_t& generation) const;
+  void settle(const std::vector<Word*>& moved);
+
+  // Takes out the words in [start, end) for which the condition holds. What hung on them is ended
+  // with the error.
+  void drop(SpaceId space, Vaddr start, Vaddr end, int error,
+            const std::function<bool(Vaddr)>& condition = nullptr);
+  void drop_all(SpaceId space, int error);
+  void move(SpaceId space, const space::VaRange& from, Vaddr to);
+  // Those that were ended since it was last asked; they hang on nothing.
+  [[nodiscard]] std::vector<WaitHook*> take_ended();
+
+  struct Shown {
+    Vaddr address;
+    WordKind kind{};
+    space::FrameId frame;
+  };
+  // Nothing where it is not known.
+  [[nodiscard]] std::optional<Shown> show(SpaceId space, Vaddr address) const;
+  [[nodiscard]] std::size_t size(SpaceId space) const;
+
+ private:
+  using Words = std::map<Vaddr, Word>;
+  struct GroupKey {
+    space::FrameId frame;
+    std::uint64_t offset = 0;  // in the page
+    friend bool operator==(const GroupKey&, const GroupKey&) = default;
+  };
+  struct HashGroupKey {
+    std::size_t operator()(const GroupKey& key) const noexcept {
+      return std::hash<std::uint64_t>{}(key.frame.value() * 4096 + key.offset);
+    }
+  };
+  static GroupKey group_key(space::FrameId frame, Vaddr address) {
+    return {frame, address.value() % kBasePage.bytes().value()};
+  }
+
+  void join_locked(Vaddr address, Word& word, space::FrameId frame);
+  void leave_locked(Vaddr address, Word& word);
+  // Gives the word another slot, to which who queues at its own moves. Where there is none left it
+  // keeps its own.
+  void change_slot_locked(Vaddr address, Word& word);
+  void end_hooks_locked(Word& word, int error);
+  void drop_locked(Words& words, Words::iterator at, int error);
+  void reclaim_locked(Words& words);
+
+  mutable std::mutex mutex_;
+  Lot lot_;
+  std::unordered_map<SpaceId, Words> spaces_;
+  std::unordered_map<GroupKey, std::vector<SlotIndex>, HashGroupKey> groups_;
+  WaitHook ended_{&ended_, &ended_};
+};
+
+}  // namespace faultline::wait

@@ -1,0 +1,326 @@
+#include "libclient/slot_wait.hpp"
+
+#include <linux/futex.h>
+#include <time.h>
+
+#include <array>
+#include <atomic>
+#include <optional>
+#include <vector>
+
+#include "libclient/connection.hpp"
+#include "libclient/failure.hpp"
+#include "libclient/fork.hpp"
+#include "libclient/futex.hpp"
+#include "libclient/place.hpp"
+
+namespace faultline::client {
+
+namespace {
+
+using wire::ChannelOp;
+using wire::WordPlace;
+
+constexpr std::size_t kMostSlotsOfGroup = 4096;
+
+// Where the daemon said that a word is waited for. Holds while the slot is of that generation, and
+// the places of that state.
+struct Looked {
+  std::uintptr_t address = 0;
+  std::uint64_t state = 0;
+  WordPlace place{};
+  std::uint32_t slot = 0;
+  std::uint32_t generation = 0;
+  bool away = false;             // its value is the daemon's to tell; not remembered
+  const LotView* lot = nullptr;  // used within a Reading alone
+};
+
+constexpr std::size_t kRemembered = 64;
+thread_local constinit std::array<Looked, kRemembered> remembered;
+
+std::shared_ptr<Channel> channel_for(std::uintptr_t address) {
+  const auto connection = connection_of(address);
+  if (connection) return connection->channel();
+  // In no book: plain system calls may have moved a mapping there. Each daemon knows its own.
+  for (const auto& any : all_connections()) {
+    if (any->broken()) continue;
+    wire::Submission asked;
+    asked.op = ChannelOp::resolve;
+    asked.address = address;
+    auto channel = any->channel();
+    if (channel->ask(asked).result == 0) return channel;
+  }
+  throw Failure(EFAULT, "waiting or waking at an address that is in no mapping");
+}
+
+// Whether what was looked up still holds.
+bool holds(const Reading&, const Looked& looked) {
+  return looked.state == places_state.load(std::memory_order_acquire) &&
+         (looked.slot == 0 ||
+          (*looked.lot)[looked.slot].wake.load(std::memory_order_acquire) == looked.generation);
+}
+
+Looked look_up(std::uintptr_t address, Channel& channel) {
+  wire::Submission asked;
+  asked.op = ChannelOp::resolve;
+  asked.address = address;
+  Looked looked;
+  looked.address = address;
+  looked.state = places_state.load(std::memory_order_acquire);
+  const Channel::Answer answer = channel.ask(asked);
+  if (answer.result != 0) throw Failure(-answer.result, "looking a word up");
+  looked.place = static_cast<WordPlace>(answer.values[0] & 0xff);
+  looked.away = (answer.values[0] & wire::kAway) != 0;
+  looked.slot = static_cast<std::uint32_t>(answer.values[1]);
+  looked.generation = static_cast<std::uint32_t>(answer.values[2]);
+  looked.lot = &channel.lot();
+  return looked;
+}
+
+// The word's place, remembered or asked for.
+Looked place_now(std::uintptr_t address) {
+  Looked& last = remembered[(address >> 2) % kRemembered];
+  if (last.address == address) {
+    const Reading reading;
+    if (holds(reading, last)) return last;
+  }
+  const Looked looked = look_up(address, *channel_for(address));
+  if (!looked.away) last = looked;
+  return looked;
+}
+
+// The words that are to be woken for it, its own first; nothing where it is not there any more.
+using FutexWords = std::vector<const void*>;
+std::optional<FutexWords> group_of(const Looked& looked) {
+  const Reading reading;
+  for (;;) {
+    if (!holds(reading, looked)) return std::nullopt;
+    const wire::LotSlot& own = (*looked.lot)[looked.slot];
+    const std::uint32_t version = own.version.load(std::memory_order_acquire);
+    FutexWords words{&own.wake};
+    std::uint32_t next = own.next.load(std::memory_order_acquire);
+    while (next != looked.slot && words.size() < kMostSlotsOfGroup) {
+      const wire::LotSlot& slot = (*looked.lot)[next];
+      words.push_back(&slot.wake);
+      next = slot.next.load(std::memory_order_acquire);
+    }
+    // Odd: the daemon links it anew at this moment. A pair with its increments before and after.
+    std::atomic_thread_fence(std::memory_order_acquire);
+    if (version % 2 == 0 && own.version.load(std::memory_order_relaxed) == version) return words;
+  }
+}
+
+// What a thread says of itself while it waits.
+class Waiting {
+ public:
+  Waiting(wire::ThreadRecord& record, std::span<const Word> words, std::uint32_t flags)
+      : record_(record) {
+    for (std::size_t i = 0; i < words.size(); ++i) {
+      record.words.at(i).store(words[i].address, std::memory_order_relaxed);
+    }
+    timespec now{};
+    (void)::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    record.since.store(static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
+                           static_cast<std::uint64_t>(now.tv_nsec),
+                       std::memory_order_relaxed);
+    record.waiting.store(static_cast<std::uint32_t>(words.size()) | flags,
+                         std::memory_order_release);
+    // Pairs with the daemon's fence in end_threads.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+  }
+  Waiting(const Waiting&) = delete;
+  Waiting& operator=(const Waiting&) = delete;
+  ~Waiting() { record_.waiting.store(0, std::memory_order_release); }
+
+ private:
+  wire::ThreadRecord& record_;
+};
+
+// --- through the daemon
+
+long wait_through_daemon(std::span<const Word> words, const Timeout& timeout,
+                         std::uint32_t bitset) {
+  const auto channel = channel_for(words.front().address);
+  MyRecord& mine = my_record();
+  std::vector<wire::Submission> requests(words.size());
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    requests[i].op = ChannelOp::wait;
+    requests[i].flags = i + 1 < words.size() ? wire::kMoreWords : std::uint16_t{0};
+    requests[i].size = static_cast<std::uint16_t>(words[i].size);
+    requests[i].address = words[i].address;
+    requests[i].expected = words[i].expected;
+    requests[i].mask = bitset;
+  }
+  mine.record->result.store(-EINPROGRESS, std::memory_order_relaxed);
+  const Waiting waiting(*mine.record, words, wire::kWaitingAsked);
+  channel->submit(mine, requests);
+  bool armed = false;
+  int given_up = 0;  // why, a negative errno
+  for (;;) {
+    const bool timed = given_up == 0 && timeout.until() != nullptr;
+    const auto came = channel->await(mine, armed, timed ? timeout.until() : nullptr,
+                                     timed ? timeout.clock() : CLOCK_MONOTONIC);
+    switch (came) {
+      case Channel::Came::daemon_gone:
+        return -EPIPE;
+      case Channel::Came::answer: {
+        const Channel::Answer answer = Channel::answer_of(mine);
+        if (answer.result == -ECANCELED && given_up != 0) return given_up;
+        return answer.result < 0 ? answer.result : static_cast<long>(answer.values[0]);
+      }
+      case Channel::Came::armed: {
+        armed = true;
+        bool expected = true;
+        for (const Word& word : words) expected = expected && word.as_expected();
+        if (expected || given_up != 0) continue;
+        given_up = -EAGAIN;
+        break;
+      }
+      case Channel::Came::interrupted:
+        if (given_up != 0) continue;
+        given_up = -EINTR;
+        break;
+      case Channel::Came::timed_out:
+        given_up = -ETIMEDOUT;
+        break;
+    }
+    wire::Submission cancel;
+    cancel.op = ChannelOp::cancel;
+    channel->submit_more(mine, cancel);
+  }
+}
+
+// --- by itself, in the kernel
+
+// What the kernel is to compare so that the words' values hold; nothing where they do not.
+bool add_values(const Word& word, std::vector<futex_waitv>& into) {
+  const auto add = [&](std::uintptr_t address, std::uint32_t value) {
+    into.push_back({value, address, FUTEX_32 | FUTEX_PRIVATE_FLAG, 0});
+  };
+  if (word.size == FL_WAIT_U64) {
+    add(word.address, static_cast<std::uint32_t>(word.expected));
+    add(word.address + 4, static_cast<std::uint32_t>(word.expected >> 32));
+    return true;
+  }
+  const Container around(word);
+  const std::uint32_t seen =
+      word.size == FL_WAIT_U32 ? static_cast<std::uint32_t>(word.expected) : around.load();
+  add(around.address, seen);
+  return word.size == FL_WAIT_U32 || around.fits(word, seen);
+}
+
+// One try. Nothing: what was looked up did not hold any more.
+std::optional<long> wait_in_kernel(MyRecord& mine, std::span<const Word> words,
+                                   std::span<const Looked> places, const Timeout& timeout) {
+  wire::ThreadRecord& record = *mine.record;
+  const std::uint32_t end = record.end.load(std::memory_order_acquire);
+  const Waiting waiting(record, words, 0);
+  std::vector<futex_waitv> futexes;
+  futexes.reserve(3 * words.size() + 1);
+  {
+    const Reading reading;
+    for (std::size_t i = 0; i < words.size(); ++i) {
+      if (places[i].place == WordPlace::word) {
+        const Word& word = words[i];
+        if (word.size != FL_WAIT_U32) {
+          // Both the queue and, below, the comparison of the rest.
+          const Container around(word);
+          futexes.push_back({around.load(), around.address, FUTEX_32, 0});
+        } else {
+          futexes.push_back({static_cast<std::uint32_t>(word.expected), word.address, FUTEX_32, 0});
+        }
+        continue;
+      }
+      if (!holds(reading, places[i])) return std::nullopt;
+      const auto at = reinterpret_cast<std::uintptr_t>(&(*places[i].lot)[places[i].slot].wake);
+      futexes.push_back({places[i].generation, at, FUTEX_32, 0});
+    }
+  }
+  futexes.push_back({end, reinterpret_cast<std::uintptr_t>(&record.end), FUTEX_32, 0});
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    if (places[i].place == WordPlace::word && words[i].size == FL_WAIT_U32) continue;
+    if (!add_values(words[i], futexes)) return -EAGAIN;
+  }
+  if (futexes.size() > FL_WAITV_MAX) return std::nullopt;
+  const long woken = futex::wait_any(futexes.data(), static_cast<unsigned>(futexes.size()),
+                                     timeout.until(), timeout.clock());
+  const auto count = static_cast<long>(words.size());
+  if (woken >= 0 && woken < count) return woken;
+  const bool ended = record.end.load(std::memory_order_acquire) != end;
+  if (woken == count || (woken == -EAGAIN && ended)) {
+    return record.end_reason.load(std::memory_order_relaxed);
+  }
+  // A raw futex(2) user of this process woke the word itself.
+  if (woken > count) return 0;
+  if (woken != -EAGAIN) return woken;
+  for (const Word& word : words) {
+    if (!word.as_expected()) return -EAGAIN;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+long wait_for_words(std::span<const Word> words, const Timeout& timeout, std::uint32_t bitset) {
+  MyRecord& mine = my_record();
+  std::vector<Looked> places(words.size());
+  for (;;) {
+    // The kernel's queues know no bitset of a wait for several words, and the slot's is one.
+    bool by_itself = bitset == futex::kAnyBit && 3 * words.size() + 1 <= FL_WAITV_MAX;
+    for (std::size_t i = 0; i < words.size() && by_itself; ++i) {
+      bool shared = false;
+      {
+        const Reading reading;
+        const Place& place = place_of(reading, words[i].address);
+        shared = place.kind == WordKind::shared;
+        by_itself = !shared || (place.object->resident(place.offset) && !place.object->counted());
+      }
+      if (shared) {
+        places[i].place = WordPlace::word;
+      } else {
+        places[i] = place_now(words[i].address);
+        by_itself = !places[i].away && places[i].place != WordPlace::object;
+      }
+    }
+    if (!by_itself) return wait_through_daemon(words, timeout, bitset);
+    if (const auto ended = wait_in_kernel(mine, words, places, timeout)) return *ended;
+  }
+}
+
+long wake_word(std::uintptr_t address, int count, std::uint32_t bitset) {
+  int woken = 0;
+  for (;;) {
+    const Looked looked = place_now(address);
+    if (looked.place != WordPlace::slot) {
+      wire::Submission asked;
+      asked.op = ChannelOp::wake;
+      asked.address = address;
+      asked.count = static_cast<std::uint32_t>(count - woken);
+      asked.mask = bitset;
+      const Channel::Answer answer = channel_for(address)->ask(asked);
+      return answer.result < 0 ? answer.result : woken + answer.result;
+    }
+    const auto words = group_of(looked);
+    if (!words) continue;
+    for (const void* word : *words) {
+      if (woken == count) return woken;
+      woken += static_cast<int>(std::max(futex::wake(word, count - woken, bitset), 0L));
+    }
+    // Where the word is waited for elsewhere by now, some may have been moved before they were
+    // woken here.
+    const Reading reading;
+    if (woken == count || holds(reading, looked)) return woken;
+  }
+}
+
+long requeue_word(std::uintptr_t address, int wake, int requeue, std::uintptr_t target) {
+  wire::Submission asked;
+  asked.op = ChannelOp::requeue;
+  asked.address = address;
+  asked.expected = target;
+  asked.count = static_cast<std::uint32_t>(wake);
+  asked.user_data = static_cast<std::uint64_t>(requeue);
+  return channel_for(address)->ask(asked).result;
+}
+
+}  // namespace faultline::client
