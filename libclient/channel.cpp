@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include <algorithm>
 #include <array>
 
 #include "libclient/failure.hpp"
@@ -119,6 +120,39 @@ Channel::Came Channel::await(const MyRecord& mine, bool armed_known, const times
     const long ended = futex::wait_any(&answer, 1, &look, clock);
     if (ended == -EINTR) return Came::interrupted;
     if (ended == -ETIMEDOUT && daemon_gone()) return Came::daemon_gone;
+  }
+}
+
+int Channel::take_completions(std::span<wire::Completion> into, const timespec* until) {
+  wire::RingIndexes& indexes = rings_->indexes;
+  for (;;) {
+    std::uint32_t tail = 0;
+    {
+      const std::lock_guard lock(taking_);
+      const std::uint32_t head = indexes.completion_head.load(std::memory_order_relaxed);
+      // Acquire: pairs with the daemon's release, so what it put in is seen.
+      tail = indexes.completion_tail.load(std::memory_order_acquire);
+      const std::uint32_t count = std::min(tail - head, static_cast<std::uint32_t>(into.size()));
+      for (std::uint32_t i = 0; i < count; ++i) {
+        into[i] = rings_->completions[(head + i) % wire::kCompletions];
+      }
+      if (count > 0) {
+        // Full fence: the daemon looks for room after it said that completions wait.
+        indexes.completion_head.store(head + count, std::memory_order_seq_cst);
+        if (indexes.completions_wait.load(std::memory_order_seq_cst) != 0) ring_doorbell();
+        return static_cast<int>(count);
+      }
+    }
+    timespec look{};
+    (void)::clock_gettime(CLOCK_MONOTONIC, &look);
+    if (until != nullptr && !before(look, *until)) return -ETIMEDOUT;
+    look.tv_sec += kLookEvery;
+    if (until != nullptr && before(*until, look)) look = *until;
+    const futex_waitv more{tail, reinterpret_cast<std::uintptr_t>(&indexes.completion_tail),
+                           FUTEX_32, 0};
+    const long ended = futex::wait_any(&more, 1, &look, CLOCK_MONOTONIC);
+    if (ended == -EINTR) return -EINTR;
+    if (ended == -ETIMEDOUT && daemon_gone()) return -EPIPE;
   }
 }
 

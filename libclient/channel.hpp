@@ -62,6 +62,10 @@ class Channel {
                            clockid_t clock) const;
   [[nodiscard]] static Answer answer_of(const MyRecord& mine);
 
+  // Takes completions out; sleeps for one where there is none, until the time (CLOCK_MONOTONIC).
+  // Returns how many, or -ETIMEDOUT, -EINTR, -EPIPE.
+  int take_completions(std::span<wire::Completion> into, const timespec* until);
+
   [[nodiscard]] const LotView& lot() const { return *lot_; }
   [[nodiscard]] wire::Rings& rings() const { return *rings_; }
   void ring_doorbell() const;
@@ -76,6 +80,7 @@ class Channel {
   void put(const MyRecord& mine, std::span<wire::Submission> requests);
 
   std::mutex mutex_;
+  std::mutex taking_;  // one thread at a time takes completions out
   std::shared_ptr<const UniqueFd> session_;
   UniqueFd doorbell_;
   wire::Rings* rings_ = nullptr;

@@ -38,21 +38,6 @@ struct Looked {
 constexpr std::size_t kRemembered = 64;
 thread_local constinit std::array<Looked, kRemembered> remembered;
 
-std::shared_ptr<Channel> channel_for(std::uintptr_t address) {
-  const auto connection = connection_of(address);
-  if (connection) return connection->channel();
-  // In no book: plain system calls may have moved a mapping there. Each daemon knows its own.
-  for (const auto& any : all_connections()) {
-    if (any->broken()) continue;
-    wire::Submission asked;
-    asked.op = ChannelOp::resolve;
-    asked.address = address;
-    auto channel = any->channel();
-    if (channel->ask(asked).result == 0) return channel;
-  }
-  throw Failure(EFAULT, "waiting or waking at an address that is in no mapping");
-}
-
 // Whether what was looked up still holds.
 bool holds(const Reading&, const Looked& looked) {
   return looked.state == places_state.load(std::memory_order_acquire) &&
@@ -260,6 +245,21 @@ std::optional<long> wait_in_kernel(MyRecord& mine, std::span<const Word> words,
 }
 
 }  // namespace
+
+std::shared_ptr<Channel> channel_for(std::uintptr_t address) {
+  const auto connection = connection_of(address);
+  if (connection) return connection->channel();
+  // In no book: plain system calls may have moved a mapping there. Each daemon knows its own.
+  for (const auto& any : all_connections()) {
+    if (any->broken()) continue;
+    wire::Submission asked;
+    asked.op = ChannelOp::resolve;
+    asked.address = address;
+    auto channel = any->channel();
+    if (channel->ask(asked).result == 0) return channel;
+  }
+  throw Failure(EFAULT, "waiting or waking at an address that is in no mapping");
+}
 
 long wait_for_words(std::span<const Word> words, const Timeout& timeout, std::uint32_t bitset) {
   MyRecord& mine = my_record();

@@ -3,14 +3,20 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 
+#include "libclient/channel.hpp"
 #include "libclient/timeout.hpp"
 #include "libclient/word.hpp"
 
 namespace faultline::client {
 
 // Each returns as its namesake of wait.h, and throws Failure.
+
+// The channel to the daemon whose mapping holds the address. Throws Failure: EFAULT none does;
+// EPIPE.
+[[nodiscard]] std::shared_ptr<Channel> channel_for(std::uintptr_t address);
 
 // timeout: settled.
 long wait_for_words(std::span<const Word> words, const Timeout& timeout, std::uint32_t bitset);

@@ -558,6 +558,7 @@ Status WaitWorker::cancel(const Request& request) {
                      wait->second->state != BrokeredWait::State::over &&
                      wait->second->state != BrokeredWait::State::delivering;
   if (!there) return fail(ENOENT, "cancelling a wait that is over");
+  wait->second->taken_back = (asked.flags & wire::kTakeBack) != 0;
   recall(*wait->second, ECANCELED);
   client->channel->answer(asker_of(asked), {0, {}});
   return {};
@@ -602,6 +603,10 @@ void WaitWorker::over(BrokeredWait& wait, int outcome) {
   wait.state = BrokeredWait::State::over;
   wait.outcome = outcome;
   if (wait.delivery == wire::Delivery::record) return tell_thread(wait, outcome);
+  if (wait.taken_back) {
+    if (outcome == 0) hand_on(wait);
+    return forget(wait);
+  }
   if (!wait.unannounced) send(wait);
 }
 
@@ -627,13 +632,14 @@ void WaitWorker::send(BrokeredWait& wait) {
     case wire::Delivery::queue:
       wait.client->tell(wait);
       return forget(wait);
-    case wire::Delivery::eventfd:
-      if (auto done = signal_->signal(wait.target->fd); !done) {
-        kernel::log_budget_of(wait.client->uid)
-            .log(spdlog::level::err, "a client waits in vain: {}", done.error().message());
+    case wire::Delivery::target:
+      if (wait.target->kind == Target::Kind::eventfd) {
+        if (auto done = signal_->signal(wait.target->fd); !done) {
+          kernel::log_budget_of(wait.client->uid)
+              .log(spdlog::level::err, "a client waits in vain: {}", done.error().message());
+        }
+        return forget(wait);
       }
-      return forget(wait);
-    case wire::Delivery::ring:
       wait.state = BrokeredWait::State::delivering;
       ring_->message(wait, wait.target->fd.get(), wait.user_data, wait.outcome);
       return;

@@ -99,6 +99,61 @@ typedef struct fl_waiter {
 FL_API int fl_waitv(const fl_waiter* waiters, unsigned count, const struct timespec* timeout,
                     uint32_t flags);
 
+/* --- waits that no thread sleeps for */
+
+/* Where an outcome goes: to a target of the caller's, or to the client's own queue. */
+#define FL_TARGET_QUEUE 0u
+#define FL_TARGET_EVENTFD 1u /* made readable; it does not tell which outcome */
+#define FL_TARGET_RING \
+  2u /* an io_uring of this process: a CQE with user_data, the outcome in res */
+
+/* Names a descriptor for outcomes to go to; *target is its number, until fl_target_remove. The
+ * descriptor stays the caller's; the daemon keeps one of its own. For a ring the daemon looks into
+ * this process (pidfd_getfd(2)). What finds no room in a ring's queue is put in later.
+ * Errors: EINVAL another kind; EBADF not such a descriptor; EPERM the daemon may not look into this
+ * process, because it runs as another user and not as root, or Yama forbids it; EUSERS too many;
+ * EPIPE the daemon is gone. */
+FL_API int fl_target_add(fl_client* client, uint32_t kind, int fd, uint32_t* target);
+/* What waits for it already is still delivered. Errors: ENOENT; EPIPE. */
+FL_API int fl_target_remove(fl_client* client, uint32_t target);
+
+typedef struct fl_async_wait {
+  size_t struct_size;             /* sizeof(fl_async_wait) */
+  const void* address;            /* as fl_wait_bitset, as what follows */
+  uint64_t expected;              /* */
+  const struct timespec* timeout; /* */
+  uint32_t flags;                 /* */
+  uint32_t bitset;                /* */
+  uint32_t target;                /* FL_TARGET_QUEUE, or a number from fl_target_add */
+  uint32_t reserved;              /* 0 */
+  uint64_t user_data;             /* comes with the outcome */
+} fl_async_wait;
+
+/* Begins to wait, and returns. The outcome, what fl_wait would return, is delivered once: 0 woken,
+ * -ECANCELED by fl_wait_cancel or a discard, and so on; -EAGAIN too, where the word's page is in no
+ * memory. *id, which may be NULL, is for fl_wait_cancel. A FL_WAIT_REALTIME time-out is reckoned
+ * from the clocks as they are now. A fork child does not inherit the wait; exec(2) and the end of
+ * the process end it, and an eventfd or a ring that lives on is told -EOWNERDEAD or -ECANCELED.
+ * Errors: as fl_wait, of which -EAGAIN; -EBADF there is no such target; -EUSERS this process has
+ * too many waits, or outcomes that it has not taken; -EBUSY too many requests at once; -EPIPE. */
+FL_API int fl_wait_async(const fl_async_wait* wait, uint64_t* id);
+
+/* Ends a wait. Its outcome is -ECANCELED, unless it was woken before that: a wake that was counted
+ * is never lost. Errors: -ENOENT it is over, and its outcome delivered or on its way; -EPIPE. */
+FL_API int fl_wait_cancel(fl_client* client, uint64_t id);
+
+typedef struct fl_completion {
+  uint64_t user_data;
+  int32_t result; /* what fl_wait would return */
+  uint32_t reserved;
+} fl_completion;
+
+/* Takes at most `most` outcomes out of the client's own queue, the first first; waits for one where
+ * there is none, for as long as the time-out says (relative, of CLOCK_MONOTONIC; NULL: for ever).
+ * Returns how many. Errors: -ETIMEDOUT; -EINTR; -EINVAL nowhere to put one; -EPIPE. */
+FL_API int fl_completions(fl_client* client, fl_completion* completions, unsigned most,
+                          const struct timespec* timeout);
+
 /* Priority inheritance, as FUTEX_LOCK_PI, FUTEX_TRYLOCK_PI and FUTEX_UNLOCK_PI: by the kernel, on
  * words of shared mappings. timeout: of CLOCK_REALTIME, absolute. Errors: as futex(2); -ENOSYS the
  * word is in private memory. */

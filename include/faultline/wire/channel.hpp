@@ -62,10 +62,9 @@ enum class ChannelOp : std::uint16_t {
 };
 
 enum class Delivery : std::uint16_t {
-  record = 0,   // the thread that asked waits for it
-  queue = 1,    // the session's completions
-  eventfd = 2,  // target: as Op::channel_target answered
-  ring = 3,     // the same
+  record = 0,  // the thread that asked waits for it
+  queue = 1,   // the session's completions
+  target = 2,  // target: as Op::add_target answered
 };
 
 // What `answered` of a record says of the thread's request with that number.
@@ -77,8 +76,9 @@ constexpr std::uint32_t answered(std::uint32_t request) {
 }
 // Of wait: more words of the same fl_waitv follow.
 inline constexpr std::uint16_t kMoreWords = 1U << 0;
-// Of wait: `until` is of CLOCK_REALTIME.
-inline constexpr std::uint16_t kUntilRealtime = 1U << 1;
+// Of cancel: the client takes the wait back, as if it had never been. Nothing is delivered, and a
+// wake that came all the same goes to another who waits.
+inline constexpr std::uint16_t kTakeBack = 1U << 1;
 
 struct Submission {
   ChannelOp op{};
@@ -90,7 +90,7 @@ struct Submission {
   std::uint64_t address = 0;
   std::uint64_t expected = 0;       // requeue: the target
   std::uint64_t user_data = 0;      // of a completion; requeue: how many are moved
-  std::uint64_t until = 0;          // nanoseconds; 0: for ever
+  std::uint64_t until = 0;          // CLOCK_MONOTONIC, nanoseconds; 0: for ever
   std::uint32_t mask = 0xffffffff;  // the bitset
   std::uint32_t target = 0;         // of the delivery
   std::uint32_t count = 0;
