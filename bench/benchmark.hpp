@@ -49,5 +49,6 @@ std::vector<Result> fault_latency(const Options& options);
 std::vector<Result> parallel_faults(const Options& options);
 std::vector<Result> daemon_memory(const Options& options);
 std::vector<Result> tree(const Options& options);
+std::vector<Result> waits(const Options& options);
 
 }  // namespace faultline::bench

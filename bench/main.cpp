@@ -42,6 +42,7 @@ constexpr std::array kBenchmarks{
     Benchmark{"daemon_memory", "the daemon's own memory for what it manages",
               faultline::bench::daemon_memory},
     Benchmark{"tree", "the interval tree, against locked maps and liburcu", faultline::bench::tree},
+    Benchmark{"waits", "waiting and waking, against the kernel's futex", faultline::bench::waits},
 };
 
 std::string footer() {

@@ -35,8 +35,8 @@ struct Looked {
   const LotView* lot = nullptr;  // used within a Reading alone
 };
 
-constexpr std::size_t kRemembered = 64;
-thread_local constinit std::array<Looked, kRemembered> remembered;
+constexpr unsigned kRememberedBits = 6;
+thread_local constinit std::array<Looked, std::size_t{1} << kRememberedBits> remembered;
 
 // Whether what was looked up still holds.
 bool holds(const Reading&, const Looked& looked) {
@@ -64,7 +64,9 @@ Looked look_up(std::uintptr_t address, Channel& channel) {
 
 // The word's place, remembered or asked for.
 Looked place_now(std::uintptr_t address) {
-  Looked& last = remembered[(address >> 2) % kRemembered];
+  // Words that are used together tend to be a multiple of a power of two apart.
+  constexpr std::uint64_t kMix = 0x9e3779b97f4a7c15;
+  Looked& last = remembered[((address >> 2) * kMix) >> (64 - kRememberedBits)];
   if (last.address == address) {
     const Reading reading;
     if (holds(reading, last)) return last;

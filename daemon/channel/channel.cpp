@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <bit>
 #include <cassert>
+#include <climits>
+#include <utility>
 
 #include "daemon/kernel/client_memory.hpp"
 
@@ -98,8 +100,13 @@ bool Channel::put(const wire::Completion& completion) {
   shared.completions[completion_tail_ % wire::kCompletions] = completion;
   ++completion_tail_;
   shared.indexes.completion_tail.store(completion_tail_, std::memory_order_release);
-  (void)kernel::futex_wake_shared(shared.indexes.completion_tail, 1);
+  unannounced_ = true;
   return true;
+}
+
+void Channel::announce() {
+  if (!std::exchange(unannounced_, false)) return;
+  (void)kernel::futex_wake_shared(rings().indexes.completion_tail, INT_MAX);
 }
 
 void Channel::complete(const wire::Completion& completion) {

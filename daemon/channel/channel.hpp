@@ -52,8 +52,10 @@ class Channel {
   void answer(const Asker& asker, const Answer& answer);
   // The same, with another answer to come.
   void arm(const Asker& asker);
-  // Asynchronous: where there is no room now, it is kept until there is.
+  // Asynchronous: where there is no room now, it is kept until there is. The client is told of it
+  // by announce(), which is called once for several.
   void complete(const wire::Completion& completion);
+  void announce();
   // How many completions wait for room.
   [[nodiscard]] std::size_t kept() const { return kept_.size(); }
   void make_use_of_room();
@@ -93,6 +95,7 @@ class Channel {
   std::uint32_t submission_head_ = 0;
   std::uint32_t completion_tail_ = 0;
   std::deque<wire::Completion> kept_;
+  bool unannounced_ = false;
 };
 
 }  // namespace faultline::channel

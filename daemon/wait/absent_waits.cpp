@@ -15,7 +15,6 @@ bool AbsentWaits::enter(BrokeredWait& wait, PageIndex page) {
   {
     const std::lock_guard lock(mutex_);
     waits_[key].push_back(&wait);
-    wait.absent_page = page;
   }
   // Pairs with the fence in MemoryObject between a page's leaving the state absent and the look at
   // who watches.
@@ -27,7 +26,8 @@ bool AbsentWaits::enter(BrokeredWait& wait, PageIndex page) {
 
 bool AbsentWaits::leave(BrokeredWait& wait) {
   const std::lock_guard lock(mutex_);
-  const auto at = waits_.find({wait.object->id(), wait.absent_page});
+  const auto at =
+      waits_.find({wait.object->id(), wait.object->page_size().index_of(ByteCount{wait.offset})});
   if (at == waits_.end()) return false;
   const auto there = std::ranges::find(at->second, &wait);
   if (there == at->second.end()) return false;
@@ -50,7 +50,8 @@ int AbsentWaits::wake(const memory::MemoryObject& object, std::uint64_t offset, 
     }
     ++woken;
     // It lives until its worker has read this: it is over only then.
-    (*wait)->worker.post([found = *wait] { found->worker.woken_while_absent(*found); });
+    (*wait)->client->worker->post(
+        [found = *wait] { found->client->worker->woken_while_absent(*found); });
     wait = at->second.erase(wait);
   }
   if (at->second.empty()) waits_.erase(at);
@@ -63,7 +64,7 @@ void AbsentWaits::pages_come(memory::MemoryObject& object, PageIndex first, Page
     const std::lock_guard lock(mutex_);
     auto at = waits_.lower_bound({object.id(), first});
     while (at != waits_.end() && at->first < Key{object.id(), first + count}) {
-      for (BrokeredWait* wait : at->second) of_workers[&wait->worker].push_back(wait);
+      for (BrokeredWait* wait : at->second) of_workers[wait->client->worker].push_back(wait);
       at = waits_.erase(at);
     }
   }

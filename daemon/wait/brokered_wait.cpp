@@ -4,10 +4,8 @@
 
 namespace faultline::wait {
 
-BrokeredWait::BrokeredWait(WaitWorker& its_worker, std::shared_ptr<Client> its_client,
-                           const wire::Submission& asked)
-    : worker(its_worker),
-      client(std::move(its_client)),
+BrokeredWait::BrokeredWait(std::shared_ptr<Client> its_client, const wire::Submission& asked)
+    : client(std::move(its_client)),
       user_data(asked.user_data),
       expected(asked.expected),
       address(asked.address),
@@ -19,9 +17,9 @@ BrokeredWait::BrokeredWait(WaitWorker& its_worker, std::shared_ptr<Client> its_c
 
 void BrokeredWait::on_complete(int result) {
   if (state == State::delivering) {
-    worker.delivered(*this, result);
+    client->worker->delivered(*this, result);
   } else {
-    worker.left(*this, result);
+    client->worker->left(*this, result);
   }
 }
 

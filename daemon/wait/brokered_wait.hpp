@@ -32,18 +32,16 @@ class WaitWorker;
 
 class BrokeredWait final : public kernel::RingOperation, public WaitHook {
  public:
-  BrokeredWait(WaitWorker& worker, std::shared_ptr<Client> client, const wire::Submission& asked);
+  BrokeredWait(std::shared_ptr<Client> client, const wire::Submission& asked);
 
   void on_complete(int result) override;
 
-  WaitWorker& worker;
   const std::shared_ptr<Client> client;
   const std::uint64_t user_data;
   const std::uint64_t expected;
   const Vaddr address;
   std::shared_ptr<memory::MemoryObject> object;  // at whose word it is queued; null: at a slot
   std::shared_ptr<Target> target;                // of a delivery there
-  PageIndex absent_page;                         // AbsentWaits' own
   std::uint64_t offset = 0;                      // of the word, in the object
   std::int64_t since = 0;                        // CLOCK_MONOTONIC, nanoseconds
   std::int64_t until = 0;                        // CLOCK_MONOTONIC, nanoseconds; 0: for ever

@@ -14,6 +14,7 @@
 namespace faultline::wait {
 
 class BrokeredWait;
+class WaitWorker;
 
 // Where completions can go besides the client's own ring; a descriptor of the client's.
 struct Target {
@@ -31,6 +32,7 @@ struct Client {
   uid_t uid = 0;
   std::weak_ptr<space::AddressSpace> space;
   std::unique_ptr<channel::Channel> channel;
+  WaitWorker* worker = nullptr;  // its user's; outlives it
   // From here on the worker's.
   std::vector<std::shared_ptr<Target>> targets;                            // null: free
   std::unordered_map<std::uint32_t, std::unique_ptr<BrokeredWait>> waits;  // by their numbers

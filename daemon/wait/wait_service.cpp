@@ -57,6 +57,7 @@ Result<WaitService::Opened> WaitService::open(uid_t uid, const space::SpaceRef& 
   opened.client->uid = uid;
   opened.client->space = space.space;
   opened.client->channel = std::move(*channel);
+  opened.client->worker = &user->worker();
   user->enter(opened.client);
   return opened;
 }

@@ -165,6 +165,8 @@ void WaitWorker::attend() {
     unsent.swap(undelivered_);
     for (BrokeredWait* wait : unsent) send(*wait);
   }
+  for (const auto& client : to_be_told_) client->channel->announce();
+  to_be_told_.clear();
   set_timer();
   finished_.clear();
 }
@@ -200,6 +202,7 @@ void WaitWorker::look_at(const std::shared_ptr<Client>& client) {
   channel::Channel& channel = *client->channel;
   channel.wake_up();
   channel.make_use_of_room();
+  to_be_told_.push_back(client);
   unsigned taken = 0;
   do {
     while (const auto asked = channel.take()) {
@@ -337,7 +340,7 @@ Status WaitWorker::requeue(const Request& request) {
 
 BrokeredWait& WaitWorker::add(const std::shared_ptr<Client>& client,
                               const wire::Submission& asked) {
-  auto made = std::make_unique<BrokeredWait>(*this, client, asked);
+  auto made = std::make_unique<BrokeredWait>(client, asked);
   do {
     ++client->last_id;
   } while (client->last_id == 0 || client->waits.contains(client->last_id));
@@ -631,6 +634,9 @@ void WaitWorker::send(BrokeredWait& wait) {
   switch (wait.delivery) {
     case wire::Delivery::queue:
       wait.client->tell(wait);
+      if (to_be_told_.empty() || to_be_told_.back() != wait.client) {
+        to_be_told_.push_back(wait.client);
+      }
       return forget(wait);
     case wire::Delivery::target:
       if (wait.target->kind == Target::Kind::eventfd) {

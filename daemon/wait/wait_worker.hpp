@@ -168,6 +168,7 @@ class WaitWorker {
   std::map<std::pair<const Client*, std::uint32_t>, Any> threads_;  // that wait, by their records
   std::multimap<std::int64_t, BrokeredWait*> deadlines_;
   std::vector<std::unique_ptr<BrokeredWait>> finished_;  // until their completion has returned
+  std::vector<std::shared_ptr<Client>> to_be_told_;      // that there are completions
   std::vector<BrokeredWait*> undelivered_;               // no room in the ring that they go to
   std::uint64_t mail_count_ = 0;
   Signal mail_;
