@@ -101,13 +101,16 @@ Result wake_nobody(const Options& options, const Client& client) {
 struct Way {
   std::function<void(Word&, std::uint32_t)> wait;  // until the word has another value
   std::function<void(Word&, std::uint32_t)> wake;  // after giving it one
+  bool stores = true;
 };
 
 // Two processes, each of which waits for its word and wakes the other at its own.
 double round_trip(const Way& way, Word& there, Word& back, std::uint32_t trips, unsigned here_cpu,
                   unsigned there_cpu, bool threads) {
-  there = 0;
-  back = 0;
+  if (way.stores) {
+    there = 0;
+    back = 0;
+  }
   const auto idle = [&](std::atomic<bool>& end) {
     return threads ? std::thread([&end] { end.wait(false); }) : std::thread();
   };
@@ -168,12 +171,14 @@ const Way kFaultline{[](Word& word, std::uint32_t value) {
 const Way kRawUnchanged{[](Word& word, std::uint32_t) { raw_futex(word, FUTEX_WAIT, word); },
                         [](Word& word, std::uint32_t) {
                           while (raw_futex(word, FUTEX_WAKE, 1) == 0) ::sched_yield();
-                        }};
+                        },
+                        false};
 const Way kFaultlineUnchanged{
     [](Word& word, std::uint32_t) { (void)fl_wait(&word, word, nullptr, 0); },
     [](Word& word, std::uint32_t) {
       while (fl_wake(&word, 1) == 0) ::sched_yield();
-    }};
+    },
+    false};
 
 struct Trip {
   const char* name;

@@ -163,6 +163,23 @@ RemapRequest checked_remap(MapRange old, std::size_t new_length, std::uint32_t f
   return request;
 }
 
+// See object_view.hpp.
+void map_pages_for_waits(const fl_object& object) {
+  if (object.view->has_pages()) return;
+  Held mapping = map_somewhere(object, 0, object.opened.size, FL_MAP_PRIVATE);
+  wire::MapRequest request;
+  request.handle = object.opened.handle;
+  request.address = mapping.range().start;
+  request.length = mapping.range().length;
+  request.flags = wire::kMapPrivate;
+  (void)object.connection->call_in(object.generation, wire::Op::map, request);
+  void* const start = reinterpret_cast<void*>(mapping.range().start);
+  if (::mprotect(start, mapping.range().length, PROT_READ) != 0) {
+    throw_errno("mprotect of a new mapping");
+  }
+  if (object.view->take_pages(static_cast<const std::byte*>(start))) mapping.keep();
+}
+
 }  // namespace
 
 extern "C" {
@@ -176,6 +193,7 @@ int fl_map(fl_object* object, uint64_t offset, size_t length, uint32_t flags, vo
     check_map(*object, offset, length, flags);
     require(!fixed || wanted != nullptr, "mapping at no address");
     Connection& connection = *object->connection;
+    if ((flags & FL_MAP_WAIT_BY_PAGE) != 0) map_pages_for_waits(*object);
 
     std::optional<Held> reserved;
     if ((flags & FL_MAP_FIXED_NOREPLACE) != 0)

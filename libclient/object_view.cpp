@@ -22,6 +22,7 @@ std::shared_ptr<const ObjectView> ObjectView::open(const wire::ObjectReply& obje
 
 ObjectView::~ObjectView() {
   ::munmap(board_, board_bytes_);
+  if (has_pages()) ::munmap(const_cast<std::byte*>(word(0)), size_);
 }
 
 }  // namespace faultline::client

@@ -1,5 +1,10 @@
-// What this process reads of an object without asking: its board (faultline/wire/board.hpp). Must
-// never be read but within a Reading, unless the reader keeps it alive.
+// What this process sees of an object without asking: its board (faultline/wire/board.hpp), and
+// where words are waited for by page, the object's own pages, read-only. Must never be read but
+// within a Reading, unless the reader keeps it alive.
+//
+// The pages are there for futex(2) alone. A private page that nobody wrote to is the object's, but
+// a futex call on a writable private mapping would copy it first; through a mapping that cannot be
+// written the kernel finds the queue of the object's word.
 #pragma once
 
 #include <atomic>
@@ -24,6 +29,17 @@ class ObjectView final : public Retirable {
   ObjectView& operator=(const ObjectView&) = delete;
 
   [[nodiscard]] std::uint64_t size() const { return size_; }  // bytes
+  // The object's word at an offset, for futex(2); null where no mapping needed it.
+  [[nodiscard]] const std::byte* word(std::uint64_t offset) const {
+    const std::byte* const pages = pages_.load(std::memory_order_acquire);
+    return pages == nullptr ? nullptr : pages + offset;
+  }
+  [[nodiscard]] bool has_pages() const { return pages_.load(std::memory_order_acquire) != nullptr; }
+  // Takes over a mapping of all of the object, which the daemon serves. False: there is one.
+  bool take_pages(const std::byte* pages) const {
+    const std::byte* none = nullptr;
+    return pages_.compare_exchange_strong(none, pages, std::memory_order_acq_rel);
+  }
   // Whether nobody can be waiting for the word at an offset, and a wake so be left out. Who asks
   // has stored before what the waiter looks at; see board.hpp for why no fence is needed in
   // between.
@@ -53,6 +69,7 @@ class ObjectView final : public Retirable {
 
   std::byte* board_;
   std::size_t board_bytes_;
+  mutable std::atomic<const std::byte*> pages_{nullptr};
   std::uint64_t size_;
   bool counted_;
 };

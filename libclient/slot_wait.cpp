@@ -76,26 +76,75 @@ Looked place_now(std::uintptr_t address) {
   return looked;
 }
 
-// The words that are to be woken for it, its own first; nothing where it is not there any more.
-using FutexWords = std::vector<const void*>;
-std::optional<FutexWords> group_of(const Looked& looked) {
-  const Reading reading;
-  for (;;) {
-    if (!holds(reading, looked)) return std::nullopt;
-    const wire::LotSlot& own = (*looked.lot)[looked.slot];
-    const std::uint32_t version = own.version.load(std::memory_order_acquire);
-    FutexWords words{&own.wake};
-    std::uint32_t next = own.next.load(std::memory_order_acquire);
-    while (next != looked.slot && words.size() < kMostSlotsOfGroup) {
-      const wire::LotSlot& slot = (*looked.lot)[next];
-      words.push_back(&slot.wake);
-      next = slot.next.load(std::memory_order_acquire);
+// The words that are to be woken for it, its own first.
+class Queues {
+ public:
+  enum class Found {
+    yes,
+    changed,  // it is not there any more
+    by_daemon,
+  };
+  Found find(const Looked& looked) {
+    count_ = 0;
+    more_.clear();
+    const Reading reading;
+    if (!holds(reading, looked)) return Found::changed;
+    if (looked.place == WordPlace::slot) return of_group(reading, looked);
+    const Place& place = place_of(reading, looked.address);
+    if (place.kind != WordKind::by_page || !place.object->resident(place.offset)) {
+      return Found::by_daemon;
     }
-    // Odd: the daemon links it anew at this moment. A pair with its increments before and after.
-    std::atomic_thread_fence(std::memory_order_acquire);
-    if (version % 2 == 0 && own.version.load(std::memory_order_relaxed) == version) return words;
+    const std::byte* const word = place.object->word(place.offset + looked.address % 4096);
+    if (word == nullptr) return Found::by_daemon;
+    add(word);
+    return Found::yes;
   }
-}
+  // Wakes at most count. Returns how many.
+  [[nodiscard]] int wake(int count, std::uint32_t bitset) const {
+    int woken = 0;
+    for (std::size_t i = 0; i < count_ && woken < count; ++i) {
+      const void* const word = i < first_.size() ? first_.at(i) : more_[i - first_.size()];
+      woken += static_cast<int>(std::max(futex::wake(word, count - woken, bitset), 0L));
+    }
+    return woken;
+  }
+
+ private:
+  void add(const void* word) {
+    if (count_ < first_.size()) {
+      first_.at(count_) = word;
+    } else {
+      more_.push_back(word);
+    }
+    ++count_;
+  }
+  Found of_group(const Reading& reading, const Looked& looked) {
+    for (;;) {
+      const wire::LotSlot& own = (*looked.lot)[looked.slot];
+      const std::uint32_t version = own.version.load(std::memory_order_acquire);
+      add(&own.wake);
+      std::uint32_t next = own.next.load(std::memory_order_acquire);
+      while (next != looked.slot && count_ < kMostSlotsOfGroup) {
+        const wire::LotSlot& slot = (*looked.lot)[next];
+        add(&slot.wake);
+        next = slot.next.load(std::memory_order_acquire);
+      }
+      // Odd: the daemon links the group anew at this moment. Pairs with its increments before and
+      // after.
+      std::atomic_thread_fence(std::memory_order_acquire);
+      if (version % 2 == 0 && own.version.load(std::memory_order_relaxed) == version) {
+        return Found::yes;
+      }
+      if (!holds(reading, looked)) return Found::changed;
+      count_ = 0;
+      more_.clear();
+    }
+  }
+
+  std::array<const void*, 8> first_{};
+  std::size_t count_ = 0;
+  std::vector<const void*> more_;
+};
 
 // What a thread says of itself while it waits.
 class Waiting {
@@ -291,9 +340,14 @@ long wait_for_words(std::span<const Word> words, const Timeout& timeout, std::ui
 
 long wake_word(std::uintptr_t address, int count, std::uint32_t bitset) {
   int woken = 0;
+  Queues queues;
   for (;;) {
     const Looked looked = place_now(address);
-    if (looked.place != WordPlace::slot) {
+    if (woken == count) return woken;
+    const auto found =
+        looked.place == WordPlace::word ? Queues::Found::by_daemon : queues.find(looked);
+    if (found == Queues::Found::changed) continue;
+    if (found == Queues::Found::by_daemon) {
       wire::Submission asked;
       asked.op = ChannelOp::wake;
       asked.address = address;
@@ -302,12 +356,7 @@ long wake_word(std::uintptr_t address, int count, std::uint32_t bitset) {
       const Channel::Answer answer = channel_for(address)->ask(asked);
       return answer.result < 0 ? answer.result : woken + answer.result;
     }
-    const auto words = group_of(looked);
-    if (!words) continue;
-    for (const void* word : *words) {
-      if (woken == count) return woken;
-      woken += static_cast<int>(std::max(futex::wake(word, count - woken, bitset), 0L));
-    }
+    woken += queues.wake(count - woken, bitset);
     // Where the word is waited for elsewhere by now, some may have been moved before they were
     // woken here.
     const Reading reading;

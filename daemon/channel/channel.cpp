@@ -57,6 +57,10 @@ std::optional<wire::Submission> Channel::take() {
   return copy;
 }
 
+bool Channel::has_submissions() const {
+  return rings().indexes.submission_tail.load(std::memory_order_acquire) != submission_head_;
+}
+
 bool Channel::sleep() {
   wire::RingIndexes& indexes = rings().indexes;
   indexes.daemon_sleeps.store(1, std::memory_order_relaxed);

@@ -44,6 +44,8 @@ class Channel {
 
   // Nothing where there is none.
   std::optional<wire::Submission> take();
+  // Whether take() would give one.
+  [[nodiscard]] bool has_submissions() const;
   // Says that the client is to ring from now on; false where it has submitted meanwhile.
   [[nodiscard]] bool sleep();
   void wake_up();

@@ -1,6 +1,7 @@
 #include "daemon/wait/wait_worker.hpp"
 
 #include <pthread.h>
+#include <sched.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -109,7 +110,7 @@ void WaitWorker::run() {
   read_mail();
   while (!stopping_) {
     // What completed while it attended to something else is attended to before it sleeps.
-    if (mail_.raised() || timer_.raised() || !rung_.empty()) {
+    if (mail_.raised() || timer_.raised() || !rung_.empty() || linger()) {
       ring_->poll();
     } else if (auto waited = ring_->wait(); !waited) {
       spdlog::critical("wait worker: {}", waited.error().message());
@@ -201,26 +202,52 @@ void WaitWorker::leave(std::shared_ptr<Client> client) {
 void WaitWorker::look_at(const std::shared_ptr<Client>& client) {
   channel::Channel& channel = *client->channel;
   channel.wake_up();
+  if (std::ranges::find(awake_, client) == awake_.end()) awake_.push_back(client);
   channel.make_use_of_room();
   to_be_told_.push_back(client);
   unsigned taken = 0;
-  do {
-    while (const auto asked = channel.take()) {
-      const Request request{client, *asked};
-      if (auto done = carry_out(request); !done) {
-        if (done.error().code() == EBUSY) {
-          postponed_.push_back(request);
-        } else {
-          channel.answer(asker_of(*asked), {-done.error().code(), {}});
-        }
-      }
-      if (++taken == kMostAtOnce) {
-        // The others first: it is looked at again at the end of the line.
-        rung_.push_back(doorbells_.at(client.get()).get());
-        return;
+  // Of one that asks without an end the others come in between.
+  for (; taken < kMostAtOnce; ++taken) {
+    const auto asked = channel.take();
+    if (!asked) break;
+    const Request request{client, *asked};
+    if (auto done = carry_out(request); !done) {
+      if (done.error().code() == EBUSY) {
+        postponed_.push_back(request);
+      } else {
+        channel.answer(asker_of(*asked), {-done.error().code(), {}});
       }
     }
-  } while (!channel.sleep());
+  }
+  if (taken == 0) return;
+  const auto now = std::chrono::steady_clock::now();
+  in_burst_ = now - asked_at_ < kLinger;
+  asked_at_ = now;
+}
+
+bool WaitWorker::linger() {
+  while (!awake_.empty()) {
+    const bool stay = in_burst_ && std::chrono::steady_clock::now() - asked_at_ < kLinger;
+    if (stay) {
+      ring_->submit();
+      // Whoever was just answered may have the next request.
+      ::sched_yield();
+    }
+    bool more = ring_->ready();
+    std::vector<std::shared_ptr<Client>> awake;
+    awake.swap(awake_);
+    for (const auto& client : awake) {
+      if (client->closed) continue;
+      if (client->channel->has_submissions()) {
+        look_at(client);
+        more = true;
+      } else if (stay || !client->channel->sleep()) {
+        awake_.push_back(client);
+      }
+    }
+    if (more) return true;
+  }
+  return false;
 }
 
 Status WaitWorker::carry_out(const Request& request) {
@@ -537,6 +564,11 @@ Status WaitWorker::wait_for_any(const Request& request) {
   }
   any.waits.push_back(&wait);
   if ((asked.flags & wire::kMoreWords) != 0) return {};
+  // What the kernel compares by itself need not be queued before the thread sleeps.
+  const bool by_kernel = std::ranges::all_of(any.waits, [](const BrokeredWait* each) {
+    return each->object != nullptr && bytes_of(each->size) != 8;
+  });
+  if (by_kernel) return {};
   ring_->poll();
   const Any& still = threads_.at(thread);
   bool look = false;
@@ -561,8 +593,12 @@ Status WaitWorker::cancel(const Request& request) {
                      wait->second->state != BrokeredWait::State::over &&
                      wait->second->state != BrokeredWait::State::delivering;
   if (!there) return fail(ENOENT, "cancelling a wait that is over");
-  wait->second->taken_back = (asked.flags & wire::kTakeBack) != 0;
-  recall(*wait->second, ECANCELED);
+  BrokeredWait& cancelled = *wait->second;
+  cancelled.taken_back = (asked.flags & wire::kTakeBack) != 0;
+  recall(cancelled, ECANCELED);
+  // Whoever knows that it is cancelled wakes it no more. The kernel takes no longer than to carry
+  // the request out; what is over lives until the end of this turn.
+  while (cancelled.state == BrokeredWait::State::queued && cancelled.in_flight()) ring_->poll();
   client->channel->answer(asker_of(asked), {0, {}});
   return {};
 }

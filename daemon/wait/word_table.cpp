@@ -26,8 +26,12 @@ bool has_hooks(const Word& word) {
   return word.hooks.next != &word.hooks;
 }
 
-bool at_slot(const Word& word) {
+bool has_slot(const Word& word) {
   return word.kind != WordKind::shared;
+}
+
+bool waited_for_at_slot(const Word& word) {
+  return word.kind == WordKind::own || word.kind == WordKind::frame;
 }
 
 }  // namespace
@@ -71,7 +75,7 @@ Result<WordTable::Found> WordTable::find(SpaceId space, const space::Vma& vma, V
     hook->ended = 0;
     link_before(word.hooks, *hook);
   }
-  return Found{word.kind, word.slot, at_slot(word) ? lot_.generation(word.slot) : 0};
+  return Found{word.kind, word.slot, has_slot(word) ? lot_.generation(word.slot) : 0};
 }
 
 int WordTable::unhook(WaitHook& hook) {
@@ -87,7 +91,7 @@ std::vector<const kernel::FutexWord*> WordTable::group(SpaceId space, Vaddr addr
   const auto words = spaces_.find(space);
   if (words == spaces_.end()) return futexes;
   const auto at = words->second.find(address);
-  if (at == words->second.end() || !at_slot(at->second)) return futexes;
+  if (at == words->second.end() || !waited_for_at_slot(at->second)) return futexes;
   const Word& word = at->second;
   futexes.push_back(&lot_.word(word.slot));
   if (word.kind != WordKind::frame) return futexes;
@@ -181,7 +185,7 @@ void WordTable::end_hooks_locked(Word& word, int error) {
 void WordTable::drop_locked(Words& words, Words::iterator at, int error) {
   Word& word = at->second;
   leave_locked(at->first, word);
-  if (at_slot(word)) lot_.give_up(word.slot);
+  if (has_slot(word)) lot_.give_up(word.slot);
   end_hooks_locked(word, error);
   words.erase(at);
 }
@@ -217,7 +221,7 @@ void WordTable::move(SpaceId space, const space::VaRange& from, Vaddr to) {
   for (auto& node : nodes) {
     Word& word = node.mapped();
     // Who looked it up at its old address must not find it any more.
-    if (at_slot(word)) {
+    if (has_slot(word)) {
       const bool grouped = word.kind == WordKind::frame;
       leave_locked(node.key(), word);
       change_slot_locked(node.key(), word);
@@ -232,7 +236,7 @@ void WordTable::reclaim_locked(Words& words) {
   for (auto at = words.begin(); at != words.end();) {
     Word& word = at->second;
     const auto next = std::next(at);
-    if (!has_hooks(word) && at_slot(word)) {
+    if (!has_hooks(word) && has_slot(word)) {
       // Nobody can queue there once it has another generation; then it shows whether anybody did.
       const auto spare = lot_.take();
       if (!spare) return;

@@ -72,7 +72,8 @@ class WordTable {
   Result<Found> find(SpaceId space, const space::Vma& vma, Vaddr address, WaitHook* hook = nullptr);
   // Returns why its word is gone; 0: it is not.
   int unhook(WaitHook& hook);
-  // The futex words to wake for a word at a slot, its own first.
+  // The futex words to wake for a word that is waited for at a slot, its own first; none for
+  // another.
   [[nodiscard]] std::vector<const kernel::FutexWord*> group(SpaceId space, Vaddr address) const;
   [[nodiscard]] const kernel::FutexWord& futex(SlotIndex slot) const { return lot_.word(slot); }
   [[nodiscard]] int lot_fd() const { return lot_.fd(); }

@@ -6,8 +6,6 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <fstream>
-#include <string>
 #include <thread>
 
 #include "tests/system/harness.hpp"
@@ -24,13 +22,9 @@ class Wait : public SystemTest {
   }
 };
 
-// Whether a thread sleeps in the kernel.
-bool asleep(pid_t tid) {
-  std::ifstream stat("/proc/self/task/" + std::to_string(tid) + "/stat");
-  std::string line;
-  std::getline(stat, line);
-  const auto after_name = line.rfind(')');
-  return after_name != std::string::npos && line.substr(after_name + 2, 1) == "S";
+// Whether somebody waits for the word: who is moved to where he waits already is counted.
+bool waited_for(const void* word) {
+  return fl_requeue(word, 0, 1, word) == 1;
 }
 
 // Wakes once somebody waits.
@@ -79,7 +73,6 @@ class Waiter {
  public:
   explicit Waiter(const void* word, std::uint64_t expected = 0, std::uint32_t flags = 0)
       : thread_([this, word, expected, flags] {
-          tid_ = ::gettid();
           result_ = fl_wait(word, expected, nullptr, flags);
           ended_ = true;
         }) {}
@@ -91,11 +84,8 @@ class Waiter {
     return result_;
   }
   [[nodiscard]] bool ended() const { return ended_; }
-  // Waits by now.
-  [[nodiscard]] bool sleeps() const { return tid_ != 0 && asleep(tid_); }
 
  private:
-  std::atomic<pid_t> tid_{0};
   int result_ = 1;
   std::atomic<bool> ended_{false};
   std::thread thread_;
@@ -124,7 +114,7 @@ TEST_F(Wait, FollowsItsMemoryToAnotherAddress) {
   const auto memory = map(object, 2 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
   word_in(memory) = 1;
   Waiter waiter(memory.data(), 1);
-  EXPECT_TRUE(eventually([&] { return waiter.sleeps(); }));
+  EXPECT_TRUE(eventually([&] { return waited_for(memory.data()); }));
   void* there = ::mmap(nullptr, 2 * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   ASSERT_EQ(::mremap(memory.data(), 2 * kPage, 2 * kPage, MREMAP_MAYMOVE | MREMAP_FIXED, there),
             there);
@@ -139,7 +129,7 @@ TEST_F(Wait, EndsWhenItsMemoryIsUnmapped) {
     const auto memory = map(object, kPage, kind | FL_MAP_WRITE);
     word_in(memory) = 1;
     Waiter waiter(memory.data(), 1);
-    EXPECT_TRUE(eventually([&] { return waiter.sleeps(); }));
+    EXPECT_TRUE(eventually([&] { return waited_for(memory.data()); }));
     EXPECT_EQ(fl_unmap(client_, memory.data(), kPage), 0);
     EXPECT_EQ(waiter.result(), -EFAULT);
   }
@@ -151,7 +141,7 @@ TEST_F(Wait, EndsWhenItsPrivatePageIsDiscarded) {
   const auto memory = map(object, kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
   word_in(memory) = 1;
   Waiter waiter(memory.data(), 1);
-  EXPECT_TRUE(eventually([&] { return waiter.sleeps(); }));
+  EXPECT_TRUE(eventually([&] { return waited_for(memory.data()); }));
   EXPECT_EQ(fl_discard(client_, memory.data(), kPage, FL_DISCARD_COPIES), 0);
   EXPECT_EQ(waiter.result(), -ECANCELED);
 }
@@ -168,7 +158,7 @@ TEST_F(Wait, ByPageFollowsItsPageThroughTheBreak) {
   EXPECT_EQ(clean.result(), 0);
 
   Waiter parted(mine.data(), 7);
-  EXPECT_TRUE(eventually([&] { return parted.sleeps(); }));
+  EXPECT_TRUE(eventually([&] { return waited_for(mine.data()); }));
   word_in(mine, 64) = 1;  // the break
   EXPECT_EQ(fl_wake(shared.data(), 1), 0);
   EXPECT_FALSE(parted.ended());
