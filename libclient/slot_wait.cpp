@@ -324,7 +324,8 @@ long wait_for_words(std::span<const Word> words, const Timeout& timeout, std::ui
         const Reading reading;
         const Place& place = place_of(reading, words[i].address);
         shared = place.kind == WordKind::shared;
-        by_itself = !shared || (place.object->resident(place.offset) && !place.object->counted());
+        by_itself = !shared || (place.object->resident(place.offset) && !place.object->counted() &&
+                                words[i].address % 4 == 0);
       }
       if (shared) {
         places[i].place = WordPlace::word;

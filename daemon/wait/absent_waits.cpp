@@ -19,6 +19,7 @@ bool AbsentWaits::enter(BrokeredWait& wait, PageIndex page) {
   // Pairs with the fence in MemoryObject between a page's leaving the state absent and the look at
   // who watches.
   std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (stays(wait.offset)) return true;
   const memory::PageState state = wait.object->pages().state(page);
   if (state == memory::PageState::absent || state == memory::PageState::lost) return true;
   return !leave(wait);  // otherwise whoever made the page resident has it
@@ -64,8 +65,12 @@ void AbsentWaits::pages_come(memory::MemoryObject& object, PageIndex first, Page
     const std::lock_guard lock(mutex_);
     auto at = waits_.lower_bound({object.id(), first});
     while (at != waits_.end() && at->first < Key{object.id(), first + count}) {
-      for (BrokeredWait* wait : at->second) of_workers[wait->client->worker].push_back(wait);
-      at = waits_.erase(at);
+      std::erase_if(at->second, [&](BrokeredWait* wait) {
+        if (stays(wait->offset)) return false;
+        of_workers[wait->client->worker].push_back(wait);
+        return true;
+      });
+      at = at->second.empty() ? waits_.erase(at) : std::next(at);
     }
   }
   std::vector<std::future<void>> queued;

@@ -1,6 +1,7 @@
-// Waits for words of object's pages that are in no memory. The kernel queues waits by the page in
-// memory, so these are kept here, and go to the kernel's queue when their page comes. Must never
-// have a page brought into memory by a wait, nor lose a wake that comes with the page.
+// Waits for words of objects that the kernel's queues cannot have: of pages that are in no memory,
+// which go to the kernel's queue when their page comes; and of words at addresses that are no
+// multiple of four, which stay. Must never have a page brought into memory by a wait, nor lose a
+// wake that comes with the page.
 //
 // Why none is lost. Who makes a page resident takes it out of the state absent, passes a full
 // fence, and looks whether the object is watched; where it is, the page is given to nobody before
@@ -29,7 +30,9 @@ class BrokeredWait;
 
 class AbsentWaits final : public memory::PageWatcher {
  public:
-  // False: the page is not absent any more, and nothing was entered.
+  // Of a word that the kernel knows no queue for.
+  [[nodiscard]] static bool stays(std::uint64_t offset) { return offset % 4 != 0; }
+  // False: the page is not absent any more, and nothing was entered; not of a word that stays.
   [[nodiscard]] bool enter(BrokeredWait& wait, PageIndex page);
   // False: it is not here any more: it was woken, or its page comes. Its worker has been posted to.
   [[nodiscard]] bool leave(BrokeredWait& wait);

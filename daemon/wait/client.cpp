@@ -4,17 +4,26 @@
 
 namespace faultline::wait {
 
+Woken::Woken(const BrokeredWait& wait)
+    : object(wait.object),
+      offset(wait.offset),
+      space(wait.client->space_id),
+      address(wait.address),
+      frame(wait.frame),
+      mask(wait.mask),
+      woken(wait.outcome == 0) {}
+
 void Client::tell(const BrokeredWait& wait) {
-  told.push_back({wait.address, wait.outcome == 0});
+  told.emplace_back(wait);
   channel->complete({wait.user_data, wait.outcome, 0});
   const std::size_t untaken = channel->not_taken() + channel->kept();
   while (told.size() > untaken) told.pop_front();
 }
 
-std::deque<Client::Told> Client::take_untaken() {
+std::deque<Woken> Client::take_untaken() {
   const std::size_t untaken = channel->not_taken() + channel->kept();
   while (told.size() > untaken) told.pop_front();
-  std::erase_if(told, [](const Told& completion) { return !completion.woken; });
+  std::erase_if(told, [](const Woken& completion) { return !completion.woken; });
   return std::exchange(told, {});
 }
 

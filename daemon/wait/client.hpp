@@ -23,6 +23,18 @@ struct Target {
   kernel::ForeignFd fd;
 };
 
+// What a wait was woken for, should its client not live to learn of it.
+struct Woken {
+  explicit Woken(const BrokeredWait& wait);
+  std::shared_ptr<memory::MemoryObject> object;  // of an object's word; null: at a slot
+  std::uint64_t offset = 0;
+  SpaceId space;
+  Vaddr address;
+  space::FrameId frame;
+  std::uint32_t mask = 0;
+  bool woken = false;
+};
+
 struct Client {
   static constexpr std::size_t kMostTargets = 1024;
   // Waits that it has not been told the end of.
@@ -41,13 +53,10 @@ struct Client {
 
   // Completions in its ring, or on their way there, that it has not taken, as far as it says the
   // truth; oldest first.
-  struct Told {
-    Vaddr address;
-    bool woken = false;
-  };
-  std::deque<Told> told;
+  std::deque<Woken> told;
   void tell(const BrokeredWait& wait);
-  [[nodiscard]] std::deque<Told> take_untaken();
+  // Those of them that tell of a wake.
+  [[nodiscard]] std::deque<Woken> take_untaken();
 };
 
 }  // namespace faultline::wait

@@ -40,9 +40,10 @@ std::uint64_t bytes_of(std::uint8_t size) {
   return kBytes.at(size);
 }
 
-// What the kernel's 32 bits at the word hold, when the word of another size holds this.
+// What the kernel's 32 bits at the word hold, when the word holds what is expected.
 std::optional<std::uint32_t> container_with(const BrokeredWait& wait, std::uint64_t eight) {
-  // eight: the bytes from the container on.
+  // eight: the bytes from the container on. A smaller word lies in it, at its end at the latest.
+  eight >>= 8 * (wait.address.value() % 4);
   const std::uint64_t bytes = bytes_of(wait.size);
   const std::uint64_t mask = bytes == 8 ? ~std::uint64_t{0} : (std::uint64_t{1} << 8 * bytes) - 1;
   if ((eight & mask) != (wait.expected & mask)) return std::nullopt;
@@ -298,7 +299,7 @@ int WaitWorker::wake_word(SpaceId space, const space::Vma& vma, Vaddr address, i
     // First those whose page is away; one that was never in memory has no others.
     const std::uint64_t offset = offset_in(vma, address).value();
     const int away = absent_.wake(*vma.object, offset, count, mask);
-    if (away == count ||
+    if (away == count || AbsentWaits::stays(offset) ||
         vma.object->pages().state(vma.page_at(address)) == memory::PageState::absent) {
       return away;
     }
@@ -395,7 +396,7 @@ void WaitWorker::queue_again() {
     if (wait->reason != 0) {
       over(*wait, -wait->reason);
     } else if (auto queued = queue(*wait); !queued) {
-      (void)words_.unhook(*wait);
+      (void)unhook(*wait);
       if (queued.error().code() == EBUSY) {
         requeued_.push_back(wait);
       } else {
@@ -416,6 +417,11 @@ Status WaitWorker::queue_at_object(BrokeredWait& wait, const space::Vma& vma) {
     kernel::membarrier_of_clients();
   }
   const PageIndex page = vma.page_at(wait.address);
+  if (AbsentWaits::stays(wait.offset)) {
+    wait.state = BrokeredWait::State::absent;
+    (void)absent_.enter(wait, page);
+    return {};
+  }
   if (vma.object->pages().in_no_memory(page)) return queue_while_absent(wait, page);
   return compare_and_queue(wait);
 }
@@ -423,14 +429,24 @@ Status WaitWorker::queue_at_object(BrokeredWait& wait, const space::Vma& vma) {
 Status WaitWorker::queue_while_absent(BrokeredWait& wait, PageIndex page) {
   wait.state = BrokeredWait::State::absent;
   if (!absent_.enter(wait, page)) return compare_and_queue(wait);
+  glance_at(wait);
+  return {};
+}
+
+void WaitWorker::glance_at(const BrokeredWait& wait) {
   wait.object->glance(ByteCount{wait.offset}, [this, id = wait.id, client = wait.client](
                                                   const Result<std::uint64_t>& value) {
     post([this, id, client, value] { seen_while_absent(id, client, value); });
   });
-  return {};
 }
 
 bool WaitWorker::client_must_look(BrokeredWait& wait) {
+  if (wait.state == BrokeredWait::State::absent && AbsentWaits::stays(wait.offset)) {
+    const PageIndex page = wait.object->page_size().index_of(ByteCount{wait.offset});
+    if (!wait.object->pages().in_no_memory(page)) return true;
+    glance_at(wait);
+    return false;
+  }
   if (wait.state != BrokeredWait::State::queued) return false;
   if (wait.object != nullptr) return bytes_of(wait.size) == 8;  // the kernel compared half of it
   const space::VmaRef vma = vma_at(*wait.client, wait.address);
@@ -524,7 +540,7 @@ Status WaitWorker::wait(const Request& request) {
     queued = fail(-wait.outcome, "waiting for a word");
   }
   if (!queued) {
-    (void)words_.unhook(wait);
+    (void)unhook(wait);
     wait.state = BrokeredWait::State::over;
     forget(wait);
     return queued;
@@ -554,7 +570,7 @@ Status WaitWorker::wait_for_any(const Request& request) {
   BrokeredWait& wait = add(client, asked);
   wait.index = static_cast<std::uint8_t>(any.waits.size());
   if (auto queued = queue(wait); !queued) {
-    (void)words_.unhook(wait);
+    (void)unhook(wait);
     wait.state = BrokeredWait::State::over;
     forget(wait);
     if (queued.error().code() == EBUSY) return queued;
@@ -566,7 +582,8 @@ Status WaitWorker::wait_for_any(const Request& request) {
   if ((asked.flags & wire::kMoreWords) != 0) return {};
   // What the kernel compares by itself need not be queued before the thread sleeps.
   const bool by_kernel = std::ranges::all_of(any.waits, [](const BrokeredWait* each) {
-    return each->object != nullptr && bytes_of(each->size) != 8;
+    return each->object != nullptr && bytes_of(each->size) != 8 &&
+           !AbsentWaits::stays(each->offset);
   });
   if (by_kernel) return {};
   ring_->poll();
@@ -622,8 +639,7 @@ void WaitWorker::left(BrokeredWait& wait, int result) {
   if (result == -ECANCELED && wait.reason == 0 && wait.state == BrokeredWait::State::recalled) {
     return;  // who recalled it queues it again
   }
-  const int ended = words_.unhook(wait);
-  if (ended != 0) return over(wait, -ended);
+  if (const int ended = unhook(wait); ended != 0) return over(wait, -ended);
   if (result == -ECANCELED) return over(wait, -(wait.reason != 0 ? wait.reason : ECANCELED));
   if (wait.reason != 0) return over(wait, -wait.reason);
   const bool at_slot = wait.object == nullptr;
@@ -637,13 +653,19 @@ void WaitWorker::left(BrokeredWait& wait, int result) {
   over(wait, result);
 }
 
+int WaitWorker::unhook(BrokeredWait& wait) {
+  const WordTable::Unhooked was = words_.unhook(wait);
+  if (was.hung) wait.frame = was.frame;
+  return was.ended;
+}
+
 void WaitWorker::over(BrokeredWait& wait, int outcome) {
-  words_.unhook(wait);
+  (void)unhook(wait);
   wait.state = BrokeredWait::State::over;
   wait.outcome = outcome;
   if (wait.delivery == wire::Delivery::record) return tell_thread(wait, outcome);
   if (wait.taken_back) {
-    if (outcome == 0) hand_on(wait);
+    if (outcome == 0) hand_on(Woken(wait));
     return forget(wait);
   }
   if (!wait.unannounced) send(wait);
@@ -660,7 +682,7 @@ void WaitWorker::tell_thread(BrokeredWait& wait, int outcome) {
       if (other != &wait) recall(*other, ECANCELED);
     }
   } else if (outcome == 0) {
-    hand_on(wait);
+    hand_on(Woken(wait));
   }
   if (asked) std::erase(thread->second.waits, &wait);
   forget(wait);
@@ -700,7 +722,7 @@ void WaitWorker::delivered(BrokeredWait& wait, int result) {
     kernel::log_budget_of(wait.client->uid)
         .log(spdlog::level::err, "a completion for a client's io_uring is lost: {}",
              std::generic_category().message(-result));
-    if (wait.outcome == 0) hand_on(wait);
+    if (wait.outcome == 0) hand_on(Woken(wait));
   }
   forget(wait);
 }
@@ -719,22 +741,24 @@ void WaitWorker::forget(BrokeredWait& wait) {
   wait.client->waits.erase(at);
 }
 
-void WaitWorker::hand_on(const BrokeredWait& wait) {
-  if (wait.object != nullptr) {
-    (void)kernel::futex_wake_shared(*wait.object->word(ByteCount{wait.offset}), 1, wait.mask);
+void WaitWorker::hand_on(const Woken& woken) {
+  if (woken.object != nullptr) {
+    if (absent_.wake(*woken.object, woken.offset, 1, woken.mask) > 0) return;
+    if (AbsentWaits::stays(woken.offset)) return;
+    (void)kernel::futex_wake_shared(*woken.object->word(ByteCount{woken.offset}), 1, woken.mask);
     return;
   }
-  for (const kernel::FutexWord* word : words_.group(wait.client->space_id, wait.address)) {
-    if (kernel::futex_wake_shared(*word, 1, wait.mask) > 0) return;
+  const auto words = woken.frame != space::FrameId{}
+                         ? words_.frame_group(woken.frame, woken.address)
+                         : words_.group(woken.space, woken.address);
+  for (const kernel::FutexWord* word : words) {
+    if (kernel::futex_wake_shared(*word, 1, woken.mask) > 0) return;
   }
 }
 
 void WaitWorker::end_waits_of(Client& client, int reason) {
   // What it was told of and did not take is a wake for another.
-  for (const Client::Told& told : client.take_untaken()) {
-    const space::VmaRef vma = vma_at(client, told.address);
-    if (vma) (void)wake_word(client.space_id, *vma, told.address, 1, kernel::kEveryBit);
-  }
+  for (const Woken& woken : client.take_untaken()) hand_on(woken);
   std::vector<BrokeredWait*> waits;
   for (const auto& [id, wait] : client.waits) waits.push_back(wait.get());
   for (BrokeredWait* wait : waits) {

@@ -143,6 +143,7 @@ class WaitWorker {
   // Whether it takes the client to look at the word's value now that the wait is queued. Otherwise
   // the kernel has done so, or the daemon does.
   bool client_must_look(BrokeredWait& wait);
+  void glance_at(const BrokeredWait& wait);
   void seen_while_queued(std::uint32_t id, const std::shared_ptr<Client>& client,
                          const Result<std::uint64_t>& value);
   void seen_while_absent(std::uint32_t id, const std::shared_ptr<Client>& client,
@@ -157,7 +158,10 @@ class WaitWorker {
   void send(BrokeredWait& wait);
   void delivered(BrokeredWait& wait, int result);
   void forget(BrokeredWait& wait);
-  void hand_on(const BrokeredWait& wait);
+  // Lets its word go, and notes what it was. Returns why the word is gone; 0: it is not.
+  int unhook(BrokeredWait& wait);
+  // To another who waits for the same word.
+  void hand_on(const Woken& woken);
   void move_now(const std::vector<Word*>& words);
   void end_waits_of(Client& client, int reason);
   void end_those_out_of_time();

@@ -78,11 +78,24 @@ Result<WordTable::Found> WordTable::find(SpaceId space, const space::Vma& vma, V
   return Found{word.kind, word.slot, has_slot(word) ? lot_.generation(word.slot) : 0};
 }
 
-int WordTable::unhook(WaitHook& hook) {
+WordTable::Unhooked WordTable::unhook(WaitHook& hook) {
   const std::lock_guard lock(mutex_);
+  Unhooked was{hook.word != nullptr || hook.ended != 0,
+               hook.word != nullptr ? hook.word->frame : hook.frame, hook.ended};
   if (hook.next != nullptr) unlink(hook);
   hook.word = nullptr;
-  return hook.ended;
+  hook.ended = 0;
+  return was;
+}
+
+std::vector<const kernel::FutexWord*> WordTable::frame_group(space::FrameId frame,
+                                                             Vaddr address) const {
+  std::vector<const kernel::FutexWord*> futexes;
+  const std::lock_guard lock(mutex_);
+  const auto group = groups_.find(group_key(frame, address));
+  if (group == groups_.end()) return futexes;
+  for (const SlotIndex slot : group->second) futexes.push_back(&lot_.word(slot));
+  return futexes;
 }
 
 std::vector<const kernel::FutexWord*> WordTable::group(SpaceId space, Vaddr address) const {
@@ -178,6 +191,7 @@ void WordTable::end_hooks_locked(Word& word, int error) {
     unlink(hook);
     hook.word = nullptr;
     hook.ended = error;
+    hook.frame = word.frame;
     link_before(ended_, hook);
   }
 }

@@ -40,6 +40,7 @@ struct WaitHook {
   WaitHook* next = nullptr;
   Word* word = nullptr;  // null: its word is gone
   int ended = 0;         // a positive errno: why it is
+  space::FrameId frame;  // its word's, once that is gone
 };
 
 enum class WordKind : std::uint8_t { shared, own, clean, frame };
@@ -56,7 +57,7 @@ class WordTable {
  public:
   static constexpr std::size_t kMostWords = 65'536;  // of one address space
 
-  explicit WordTable(Lot lot) : lot_(std::move(lot)) {}
+  explicit WordTable(Lot lot) : lot_(std::move(lot)) { ended_.previous = ended_.next = &ended_; }
   WordTable(const WordTable&) = delete;
   WordTable& operator=(const WordTable&) = delete;
   ~WordTable() = default;
@@ -70,11 +71,18 @@ class WordTable {
   // the address, and the caller holds the VMA. Errors: EBUSY it is moving, ask again a moment
   // later; EUSERS kMostWords, none of them idle; ENOMEM.
   Result<Found> find(SpaceId space, const space::Vma& vma, Vaddr address, WaitHook* hook = nullptr);
-  // Returns why its word is gone; 0: it is not.
-  int unhook(WaitHook& hook);
+  struct Unhooked {
+    bool hung = false;  // on a word, until now
+    space::FrameId frame;
+    int ended = 0;  // why its word is gone; 0: it is not
+  };
+  Unhooked unhook(WaitHook& hook);
   // The futex words to wake for a word that is waited for at a slot, its own first; none for
   // another.
   [[nodiscard]] std::vector<const kernel::FutexWord*> group(SpaceId space, Vaddr address) const;
+  // Those of a frame's word, in all address spaces that have it.
+  [[nodiscard]] std::vector<const kernel::FutexWord*> frame_group(space::FrameId frame,
+                                                                  Vaddr address) const;
   [[nodiscard]] const kernel::FutexWord& futex(SlotIndex slot) const { return lot_.word(slot); }
   [[nodiscard]] int lot_fd() const { return lot_.fd(); }
 
@@ -138,7 +146,7 @@ class WordTable {
   Lot lot_;
   std::unordered_map<SpaceId, Words> spaces_;
   std::unordered_map<GroupKey, std::vector<SlotIndex>, HashGroupKey> groups_;
-  WaitHook ended_{&ended_, &ended_};
+  WaitHook ended_;  // a ring
 };
 
 }  // namespace faultline::wait

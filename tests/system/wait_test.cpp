@@ -5,8 +5,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <thread>
+#include <vector>
 
 #include "tests/system/harness.hpp"
 
@@ -66,6 +68,27 @@ TEST_F(Wait, ComparesWordsOfEverySize) {
   EXPECT_EQ(fl_wait(memory.data(), 0x0807060504030201, &soon, FL_WAIT_U64), -ETIMEDOUT);
   EXPECT_EQ(fl_wait(memory.data(), 0x0807060504030200, &soon, FL_WAIT_U64), -EAGAIN);
   EXPECT_EQ(fl_wait(memory.data(), 0x1807060504030201, &soon, FL_WAIT_U64), -EAGAIN);
+}
+
+// Bytes beside each other are different words, wherever they lie.
+TEST_F(Wait, WakesNoByteBesideTheOneMeant) {
+  const Object object = create(client_, kPage);
+  for (const std::uint32_t flags : {FL_MAP_SHARED | FL_MAP_WRITE, FL_MAP_PRIVATE | FL_MAP_WRITE,
+                                    FL_MAP_PRIVATE | FL_MAP_WRITE | FL_MAP_WAIT_BY_PAGE}) {
+    const auto memory = map(object, kPage, flags);
+    std::array<int, 4> results{1, 1, 1, 1};
+    std::vector<std::thread> waiters;
+    for (std::size_t i = 0; i < 4; ++i) {
+      waiters.emplace_back(
+          [&, i] { results.at(i) = fl_wait(memory.data() + i, 0, nullptr, FL_WAIT_U8); });
+    }
+    for (const std::size_t i : {2U, 1U, 3U, 0U}) {
+      EXPECT_EQ(wake_when_waiting(memory.data() + i), 1) << flags << " " << i;
+      waiters[i].join();
+      EXPECT_EQ(results.at(i), 0);
+      EXPECT_EQ(fl_wake(memory.data() + i, 4), 0);
+    }
+  }
 }
 
 // A thread that waits for a word, and what it was told.
