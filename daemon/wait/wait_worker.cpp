@@ -195,8 +195,10 @@ void WaitWorker::leave(std::shared_ptr<Client> client) {
     std::erase_if(threads_, [&](const auto& any) { return any.first.first == client.get(); });
     const auto doorbell = doorbells_.find(client.get());
     if (doorbell == doorbells_.end()) return;
-    ring_->cancel(*doorbell->second);  // its completion erases it
-    if (!doorbell->second->in_flight()) rung_.push_back(doorbell->second.get());
+    // Its completion, now or when it is cancelled, has it taken out.
+    ring_->cancel(*doorbell->second);
+    const bool rung = std::ranges::find(rung_, doorbell->second.get()) != rung_.end();
+    if (!doorbell->second->in_flight() && !rung) rung_.push_back(doorbell->second.get());
   });
 }
 
@@ -251,7 +253,29 @@ bool WaitWorker::linger() {
   return false;
 }
 
+// What a client of ours would never ask.
+Status WaitWorker::check(const Request& request) const {
+  const wire::Submission& asked = request.asked;
+  const bool known = asked.delivery == wire::Delivery::record ||
+                     asked.delivery == wire::Delivery::queue ||
+                     asked.delivery == wire::Delivery::target;
+  if (!known || asked.record >= wire::kThreadRecords) {
+    return fail(EINVAL, "carrying out a malformed request");
+  }
+  if (asked.op != wire::ChannelOp::wait) return {};
+  if (asked.size > 3 || asked.address % bytes_of(static_cast<std::uint8_t>(asked.size)) != 0) {
+    return fail(EINVAL, "waiting for an unaligned word");
+  }
+  if (asked.mask == 0) return fail(EINVAL, "waiting for no bit");
+  if (request.client->waits.size() + request.client->told.size() >= Client::kMostWaits) {
+    return fail(EUSERS, "waiting for more than " + std::to_string(Client::kMostWaits) +
+                            " words at a time, or with so many completions that were not taken");
+  }
+  return {};
+}
+
 Status WaitWorker::carry_out(const Request& request) {
+  if (auto checked = check(request); !checked) return checked;
   switch (request.asked.op) {
     case wire::ChannelOp::resolve:
       return resolve(request);
@@ -516,17 +540,12 @@ Status WaitWorker::queue_at_slot(BrokeredWait& wait) {
 
 Status WaitWorker::wait(const Request& request) {
   const auto& [client, asked] = request;
-  if (asked.size > 3 || asked.mask == 0) return fail(EINVAL, "waiting for no word or no bit");
   std::shared_ptr<Target> target;
   if (asked.delivery != wire::Delivery::queue) {
     if (asked.target >= client->targets.size() || !client->targets[asked.target]) {
       return fail(EBADF, "waiting with a target that there is not");
     }
     target = client->targets[asked.target];
-  }
-  if (client->waits.size() + client->told.size() >= Client::kMostWaits) {
-    return fail(EUSERS, "waiting for more than " + std::to_string(Client::kMostWaits) +
-                            " words at a time, or with so many completions that were not taken");
   }
   BrokeredWait& wait = add(client, asked);
   wait.target = std::move(target);
@@ -558,7 +577,6 @@ Status WaitWorker::wait(const Request& request) {
 
 Status WaitWorker::wait_for_any(const Request& request) {
   const auto& [client, asked] = request;
-  if (asked.size > 3 || asked.mask == 0) return fail(EINVAL, "waiting for no word or no bit");
   const std::pair thread{client.get(), asked.record};
   Any& any = threads_[thread];
   if (any.request != asked.request) {
@@ -759,6 +777,16 @@ void WaitWorker::hand_on(const Woken& woken) {
 void WaitWorker::end_waits_of(Client& client, int reason) {
   // What it was told of and did not take is a wake for another.
   for (const Woken& woken : client.take_untaken()) hand_on(woken);
+  std::vector<BrokeredWait*> undelivered;
+  std::erase_if(undelivered_, [&](BrokeredWait* wait) {
+    if (wait->client.get() != &client) return false;
+    undelivered.push_back(wait);
+    return true;
+  });
+  for (BrokeredWait* wait : undelivered) {
+    if (wait->outcome == 0) hand_on(Woken(*wait));
+    forget(*wait);
+  }
   std::vector<BrokeredWait*> waits;
   for (const auto& [id, wait] : client.waits) waits.push_back(wait.get());
   for (BrokeredWait* wait : waits) {

@@ -119,6 +119,7 @@ class WaitWorker {
   [[nodiscard]] bool linger();
   // Errors: what the client is answered; EBUSY of a word that moves: to be carried out later.
   Status carry_out(const Request& request);
+  [[nodiscard]] Status check(const Request& request) const;
   Status resolve(const Request& request);
   Status wake(const Request& request);
   Status requeue(const Request& request);
