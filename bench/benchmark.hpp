@@ -50,5 +50,6 @@ std::vector<Result> parallel_faults(const Options& options);
 std::vector<Result> daemon_memory(const Options& options);
 std::vector<Result> tree(const Options& options);
 std::vector<Result> waits(const Options& options);
+std::vector<Result> wait_counts(const Options& options);
 
 }  // namespace faultline::bench

@@ -43,6 +43,7 @@ constexpr std::array kBenchmarks{
               faultline::bench::daemon_memory},
     Benchmark{"tree", "the interval tree, against locked maps and liburcu", faultline::bench::tree},
     Benchmark{"waits", "waiting and waking, against the kernel's futex", faultline::bench::waits},
+    Benchmark{"wait_counts", "what waiting does besides, counted", faultline::bench::wait_counts},
 };
 
 std::string footer() {
