@@ -7,7 +7,6 @@
 #include <span>
 
 #include "faultline/faultline.h"
-#include "libclient/futex.hpp"
 #include "libclient/handles.hpp"
 #include "libclient/slot_wait.hpp"
 #include "libclient/timeout.hpp"
@@ -15,7 +14,6 @@
 
 using faultline::client::body_of;
 using faultline::client::Channel;
-using faultline::client::Connection;
 using faultline::client::Failure;
 using faultline::client::guarded;
 using faultline::client::kSizeFlags;
@@ -23,7 +21,6 @@ using faultline::client::kTimeoutFlags;
 using faultline::client::require;
 using faultline::client::Timeout;
 using faultline::client::Word;
-namespace futex = faultline::client::futex;
 namespace wire = faultline::wire;
 
 namespace {

@@ -35,6 +35,7 @@ struct Place {
   std::uint64_t offset = 0;            // of the page in the object, bytes
 };
 
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): of all books
 inline constinit std::atomic<std::uint64_t> places_state{1};
 
 inline void places_changed() noexcept {
@@ -52,6 +53,7 @@ struct RememberedPlace {
   Place place;
 };
 inline constexpr std::size_t kRememberedPlaces = 16;
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): a thread's own
 inline thread_local constinit std::array<RememberedPlace, kRememberedPlaces> remembered_places
     __attribute__((tls_model("initial-exec")));
 

@@ -26,6 +26,7 @@ struct ReadingMark {
   bool known = false;
 };
 // Written by its own thread alone.
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): a thread's own
 inline thread_local constinit ReadingMark reading_mark __attribute__((tls_model("initial-exec")));
 
 void introduce_thread();

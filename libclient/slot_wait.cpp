@@ -3,6 +3,7 @@
 #include <linux/futex.h>
 #include <time.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <optional>
@@ -22,6 +23,7 @@ using wire::ChannelOp;
 using wire::WordPlace;
 
 constexpr std::size_t kMostSlotsOfGroup = 4096;
+constexpr std::size_t kMostFutexesOfWord = 3;  // its queue, and a value of 64 bits
 
 // Where the daemon said that a word is waited for. Holds while the slot is of that generation, and
 // the places of that state.
@@ -36,6 +38,7 @@ struct Looked {
 };
 
 constexpr unsigned kRememberedBits = 6;
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): each thread remembers its own
 thread_local constinit std::array<Looked, std::size_t{1} << kRememberedBits> remembered;
 
 // Whether what was looked up still holds.
@@ -174,10 +177,7 @@ class Waiting {
 
 // --- through the daemon
 
-long wait_through_daemon(std::span<const Word> words, const Timeout& timeout,
-                         std::uint32_t bitset) {
-  const auto channel = channel_for(words.front().address);
-  MyRecord& mine = my_record();
+std::vector<wire::Submission> requests_for(std::span<const Word> words, std::uint32_t bitset) {
   std::vector<wire::Submission> requests(words.size());
   for (std::size_t i = 0; i < words.size(); ++i) {
     requests[i].op = ChannelOp::wait;
@@ -187,39 +187,47 @@ long wait_through_daemon(std::span<const Word> words, const Timeout& timeout,
     requests[i].expected = words[i].expected;
     requests[i].mask = bitset;
   }
+  return requests;
+}
+
+// Why a thread gives its wait up, a negative errno, given what came; 0: it does not.
+int reason_to_give_up(Channel::Came came, std::span<const Word> words) {
+  switch (came) {
+    case Channel::Came::armed:
+      return std::ranges::all_of(words, &Word::as_expected) ? 0 : -EAGAIN;
+    case Channel::Came::interrupted:
+      return -EINTR;
+    case Channel::Came::timed_out:
+      return -ETIMEDOUT;
+    default:
+      return 0;
+  }
+}
+
+long wait_through_daemon(std::span<const Word> words, const Timeout& timeout,
+                         std::uint32_t bitset) {
+  const auto channel = channel_for(words.front().address);
+  MyRecord& mine = my_record();
+  std::vector<wire::Submission> requests = requests_for(words, bitset);
   mine.record->result.store(-EINPROGRESS, std::memory_order_relaxed);
   const Waiting waiting(*mine.record, words, wire::kWaitingAsked);
   channel->submit(mine, requests);
   bool armed = false;
-  int given_up = 0;  // why, a negative errno
+  int given_up = 0;  // why
   for (;;) {
-    const bool timed = given_up == 0 && timeout.until() != nullptr;
-    const auto came = channel->await(mine, armed, timed ? timeout.until() : nullptr,
-                                     timed ? timeout.clock() : CLOCK_MONOTONIC);
-    switch (came) {
-      case Channel::Came::daemon_gone:
-        return -EPIPE;
-      case Channel::Came::answer: {
-        const Channel::Answer answer = Channel::answer_of(mine);
-        if (answer.result == -ECANCELED && given_up != 0) return given_up;
-        return answer.result < 0 ? answer.result : static_cast<long>(answer.values[0]);
-      }
-      case Channel::Came::armed: {
-        armed = true;
-        bool expected = true;
-        for (const Word& word : words) expected = expected && word.as_expected();
-        if (expected || given_up != 0) continue;
-        given_up = -EAGAIN;
-        break;
-      }
-      case Channel::Came::interrupted:
-        if (given_up != 0) continue;
-        given_up = -EINTR;
-        break;
-      case Channel::Came::timed_out:
-        given_up = -ETIMEDOUT;
-        break;
+    const timespec* const until = given_up == 0 ? timeout.until() : nullptr;
+    const auto came =
+        channel->await(mine, armed, until, until != nullptr ? timeout.clock() : CLOCK_MONOTONIC);
+    if (came == Channel::Came::daemon_gone) return -EPIPE;
+    if (came == Channel::Came::answer) {
+      const Channel::Answer answer = Channel::answer_of(mine);
+      if (answer.result == -ECANCELED && given_up != 0) return given_up;
+      return answer.result < 0 ? answer.result : static_cast<long>(answer.values[0]);
     }
+    armed = armed || came == Channel::Came::armed;
+    if (given_up != 0) continue;
+    given_up = reason_to_give_up(came, words);
+    if (given_up == 0) continue;
     wire::Submission cancel;
     cancel.op = ChannelOp::cancel;
     channel->submit_more(mine, cancel);
@@ -245,6 +253,41 @@ bool add_values(const Word& word, std::vector<futex_waitv>& into) {
   return word.size == FL_WAIT_U32 || around.fits(word, seen);
 }
 
+// What the kernel is to queue the thread at for a word: first of what it waits for.
+futex_waitv queue_of(const Word& word, const Looked& place) {
+  if (place.place != WordPlace::word) {
+    const auto at = reinterpret_cast<std::uintptr_t>(&(*place.lot)[place.slot].wake);
+    return {place.generation, at, FUTEX_32, 0};
+  }
+  if (word.size == FL_WAIT_U32) {
+    return {static_cast<std::uint32_t>(word.expected), word.address, FUTEX_32, 0};
+  }
+  // The rest of the comparison is add_values's.
+  const Container around(word);
+  return {around.load(), around.address, FUTEX_32, 0};
+}
+
+// Everything to wait for: a queue for each word, the thread's end, and the words' values.
+enum class Gathered { all, changed, other_value };
+Gathered gather(std::span<const Word> words, std::span<const Looked> places,
+                const wire::ThreadRecord& record, std::uint32_t end,
+                std::vector<futex_waitv>& into) {
+  {
+    const Reading reading;
+    for (std::size_t i = 0; i < words.size(); ++i) {
+      const bool at_slot = places[i].place != WordPlace::word;
+      if (at_slot && !holds(reading, places[i])) return Gathered::changed;
+      into.push_back(queue_of(words[i], places[i]));
+    }
+  }
+  into.push_back({end, reinterpret_cast<std::uintptr_t>(&record.end), FUTEX_32, 0});
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    if (places[i].place == WordPlace::word && words[i].size == FL_WAIT_U32) continue;
+    if (!add_values(words[i], into)) return Gathered::other_value;
+  }
+  return Gathered::all;
+}
+
 // One try. Nothing: what was looked up did not hold any more.
 std::optional<long> wait_in_kernel(MyRecord& mine, std::span<const Word> words,
                                    std::span<const Looked> places, const Timeout& timeout) {
@@ -252,32 +295,15 @@ std::optional<long> wait_in_kernel(MyRecord& mine, std::span<const Word> words,
   const std::uint32_t end = record.end.load(std::memory_order_acquire);
   const Waiting waiting(record, words, 0);
   std::vector<futex_waitv> futexes;
-  futexes.reserve(3 * words.size() + 1);
-  {
-    const Reading reading;
-    for (std::size_t i = 0; i < words.size(); ++i) {
-      if (places[i].place == WordPlace::word) {
-        const Word& word = words[i];
-        if (word.size != FL_WAIT_U32) {
-          // Both the queue and, below, the comparison of the rest.
-          const Container around(word);
-          futexes.push_back({around.load(), around.address, FUTEX_32, 0});
-        } else {
-          futexes.push_back({static_cast<std::uint32_t>(word.expected), word.address, FUTEX_32, 0});
-        }
-        continue;
-      }
-      if (!holds(reading, places[i])) return std::nullopt;
-      const auto at = reinterpret_cast<std::uintptr_t>(&(*places[i].lot)[places[i].slot].wake);
-      futexes.push_back({places[i].generation, at, FUTEX_32, 0});
-    }
+  futexes.reserve(kMostFutexesOfWord * words.size() + 1);
+  switch (gather(words, places, record, end, futexes)) {
+    case Gathered::changed:
+      return std::nullopt;
+    case Gathered::other_value:
+      return -EAGAIN;
+    case Gathered::all:
+      break;
   }
-  futexes.push_back({end, reinterpret_cast<std::uintptr_t>(&record.end), FUTEX_32, 0});
-  for (std::size_t i = 0; i < words.size(); ++i) {
-    if (places[i].place == WordPlace::word && words[i].size == FL_WAIT_U32) continue;
-    if (!add_values(words[i], futexes)) return -EAGAIN;
-  }
-  if (futexes.size() > FL_WAITV_MAX) return std::nullopt;
   const long woken = futex::wait_any(futexes.data(), static_cast<unsigned>(futexes.size()),
                                      timeout.until(), timeout.clock());
   const auto count = static_cast<long>(words.size());
@@ -286,13 +312,31 @@ std::optional<long> wait_in_kernel(MyRecord& mine, std::span<const Word> words,
   if (woken == count || (woken == -EAGAIN && ended)) {
     return record.end_reason.load(std::memory_order_relaxed);
   }
-  // A raw futex(2) user of this process woke the word itself.
+  // A raw futex(2) user of this process woke a word itself.
   if (woken > count) return 0;
   if (woken != -EAGAIN) return woken;
-  for (const Word& word : words) {
-    if (!word.as_expected()) return -EAGAIN;
+  const bool expected = std::ranges::all_of(words, &Word::as_expected);
+  return expected ? std::optional<long>() : -EAGAIN;
+}
+
+// Whether the thread can wait for the words by itself, and where.
+bool find_places(std::span<const Word> words, std::span<Looked> places) {
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    {
+      const Reading reading;
+      const Place& place = place_of(reading, words[i].address);
+      if (place.kind == WordKind::shared) {
+        places[i].place = WordPlace::word;
+        const bool queued_by_kernel = place.object->resident(place.offset) &&
+                                      !place.object->counted() && words[i].address % 4 == 0;
+        if (!queued_by_kernel) return false;
+        continue;
+      }
+    }
+    places[i] = place_now(words[i].address);
+    if (places[i].away || places[i].place == WordPlace::object) return false;
   }
-  return std::nullopt;
+  return true;
 }
 
 }  // namespace
@@ -313,28 +357,13 @@ std::shared_ptr<Channel> channel_for(std::uintptr_t address) {
 }
 
 long wait_for_words(std::span<const Word> words, const Timeout& timeout, std::uint32_t bitset) {
+  // The kernel's queues know no bitset of a wait for several words, and a slot's is one.
+  const bool few = kMostFutexesOfWord * words.size() + 1 <= FL_WAITV_MAX;
+  if (bitset != futex::kAnyBit || !few) return wait_through_daemon(words, timeout, bitset);
   MyRecord& mine = my_record();
   std::vector<Looked> places(words.size());
   for (;;) {
-    // The kernel's queues know no bitset of a wait for several words, and the slot's is one.
-    bool by_itself = bitset == futex::kAnyBit && 3 * words.size() + 1 <= FL_WAITV_MAX;
-    for (std::size_t i = 0; i < words.size() && by_itself; ++i) {
-      bool shared = false;
-      {
-        const Reading reading;
-        const Place& place = place_of(reading, words[i].address);
-        shared = place.kind == WordKind::shared;
-        by_itself = !shared || (place.object->resident(place.offset) && !place.object->counted() &&
-                                words[i].address % 4 == 0);
-      }
-      if (shared) {
-        places[i].place = WordPlace::word;
-      } else {
-        places[i] = place_now(words[i].address);
-        by_itself = !places[i].away && places[i].place != WordPlace::object;
-      }
-    }
-    if (!by_itself) return wait_through_daemon(words, timeout, bitset);
+    if (!find_places(words, places)) return wait_through_daemon(words, timeout, bitset);
     if (const auto ended = wait_in_kernel(mine, words, places, timeout)) return *ended;
   }
 }

@@ -18,6 +18,7 @@ static_assert(sizeof(fl_robust_list) == sizeof(faultline::wire::RobustList) &&
               offsetof(fl_robust_list, held) == offsetof(faultline::wire::RobustList, held));
 
 // Constant from a thread's first lock to its end, so that a lock reads it without a call.
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): of the C interface
 __thread fl_robust_thread fl_robust_self = {nullptr, 0};
 
 namespace faultline::client {
@@ -74,6 +75,7 @@ void hand_over(std::uint64_t address, std::uint32_t tid) {
   }
 }
 
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): a thread's own
 thread_local constinit MyRecord mine;
 
 struct AtThreadEnd {
