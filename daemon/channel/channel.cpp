@@ -76,7 +76,7 @@ void Channel::wake_up() {
   rings().indexes.daemon_sleeps.store(0, std::memory_order_relaxed);
 }
 
-void Channel::tell(const Asker& asker, std::uint32_t what) {
+void Channel::tell(const Asker& asker, std::uint32_t what) const {
   wire::ThreadRecord& to = record(asker.record);
   // Release: the thread that sees it sees the answer.
   to.answered.store(what, std::memory_order_release);

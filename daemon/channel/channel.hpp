@@ -86,7 +86,7 @@ class Channel {
   [[nodiscard]] wire::Rings& rings() const {
     return *reinterpret_cast<wire::Rings*>(rings_.data());
   }
-  void tell(const Asker& asker, std::uint32_t what);
+  void tell(const Asker& asker, std::uint32_t what) const;
   [[nodiscard]] bool put(const wire::Completion& completion);
 
   UniqueFd rings_fd_;

@@ -67,6 +67,12 @@ bool away(const space::Vma& vma, Vaddr address) {
          vma.object->pages().state(page) != memory::PageState::resident;
 }
 
+// There are no other hooks.
+BrokeredWait& wait_of(WaitHook& hook) {
+  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-static-cast-downcast): see above
+  return static_cast<BrokeredWait&>(hook);
+}
+
 }  // namespace
 
 // --- the thread
@@ -798,7 +804,7 @@ void WaitWorker::end_waits_of(Client& client, int reason) {
 void WaitWorker::look_for_ended() {
   post([this] {
     for (WaitHook* hook : words_.take_ended()) {
-      recall(static_cast<BrokeredWait&>(*hook), hook->ended);
+      recall(wait_of(*hook), hook->ended);
     }
   });
 }
@@ -845,7 +851,7 @@ void WaitWorker::move_now(const std::vector<Word*>& words) {
   std::vector<BrokeredWait*> recalled;
   for (const Word* word : words) {
     for (WaitHook* hook : words_.hooks_of(*word)) {
-      auto& wait = static_cast<BrokeredWait&>(*hook);
+      BrokeredWait& wait = wait_of(*hook);
       if (wait.state == BrokeredWait::State::absent && !absent_.leave(wait)) continue;
       if (wait.state != BrokeredWait::State::queued && wait.state != BrokeredWait::State::absent) {
         continue;
