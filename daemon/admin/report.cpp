@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "daemon/admin/waiters.hpp"
 #include "daemon/kernel/process.hpp"
 
 namespace faultline::admin {
@@ -157,7 +158,7 @@ json describe(const SpaceSnapshot& space) {
 }
 
 json status_report(const DaemonStatus& status, const memory::ObjectDirectory& objects,
-                   const space::Overview& overview) {
+                   const space::Overview& overview, const wait::WaitService::Counts& waits) {
   std::uint64_t resident = 0;
   const auto all = objects.all();
   for (const auto& object : all) resident += object->resident().value();
@@ -171,6 +172,8 @@ json status_report(const DaemonStatus& status, const memory::ObjectDirectory& ob
       {"sessions", status.sessions},
       {"watchers", status.watchers},
       {"spaces", overview.spaces.size()},
+      {"channels", waits.clients},
+      {"kept_waits", waits.kept},
       {"objects", all.size()},
       {"object_bytes", resident},
       {"fork_events", status.fork_events},
@@ -200,17 +203,26 @@ json object_report(uid_t viewer, const memory::ObjectDirectory& objects,
   }
   json list = json::array();
   for (const auto& object : objects.all()) {
-    const bool open_to_all = objects.linked(*object) && (object->mode() & kOthersRead) != 0;
-    if (!sees_all(viewer) && viewer != object->uid() && !open_to_all) continue;
+    if (!shown_to(viewer, *object, objects)) continue;
     list.push_back(describe(*object, objects.linked(*object), mappings[object->id()]));
   }
   return list;
+}
+
+std::string no_client(std::uint32_t pid) {
+  return "process " + std::to_string(pid) + ", which is no client that you may see";
 }
 
 }  // namespace
 
 bool sees_all(uid_t viewer) {
   return viewer == 0 || viewer == ::geteuid();
+}
+
+bool shown_to(uid_t viewer, const memory::MemoryObject& object,
+              const memory::ObjectDirectory& objects) {
+  const bool open_to_all = objects.linked(object) && (object.mode() & kOthersRead) != 0;
+  return sees_all(viewer) || viewer == object.uid() || open_to_all;
 }
 
 wire::Stats to_stats(const VmaSnapshot& vma, pid_t pid, uid_t uid) {
@@ -228,12 +240,13 @@ wire::Stats to_stats(const SpaceSnapshot& space) {
   return stats;
 }
 
-Result<std::string> answer(wire::AdminRequest query, uid_t viewer, const DaemonStatus& status,
-                           const memory::ObjectDirectory& objects, space::Overview overview) {
+Result<std::string> answer(const wire::AdminRequest& query, uid_t viewer,
+                           const DaemonStatus& status, const memory::ObjectDirectory& objects,
+                           space::Overview overview, const wait::WaitService& waits) {
   std::vector<SpaceSnapshot>& spaces = overview.spaces;
   json out;
   if (query.query == wire::AdminQuery::status) {
-    out["status"] = status_report(status, objects, overview);
+    out["status"] = status_report(status, objects, overview, waits.counts());
   }
   if (query.query == wire::AdminQuery::objects) {
     out["objects"] = object_report(viewer, objects, spaces);
@@ -255,10 +268,19 @@ Result<std::string> answer(wire::AdminRequest query, uid_t viewer, const DaemonS
       const auto map = page_map_of(pid, space.owner.uid);
       for (const VmaSnapshot& vma : space.vmas) out["vmas"].push_back(describe(vma, map));
     }
-    if (!known) {
-      return fail(ESRCH, "looking for mappings of process " + std::to_string(query.pid) +
-                             ", which is no client that you may see");
+    if (!known) return fail(ESRCH, "looking for mappings of " + no_client(query.pid));
+  }
+  if (query.query == wire::AdminQuery::waiters) {
+    const auto pid = static_cast<pid_t>(query.pid);
+    bool known = pid == 0;
+    WaiterReport report(waits, query);
+    for (const SpaceSnapshot& space : spaces) {
+      if (pid != 0 && space.owner.pid != pid) continue;
+      known = true;
+      report.add(space);
     }
+    if (!known) return fail(ESRCH, "looking for waits of " + no_client(query.pid));
+    report.finish(out);
   }
   if (out.empty()) {
     return fail(EINVAL,

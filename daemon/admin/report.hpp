@@ -13,6 +13,7 @@
 
 #include "daemon/memory/object_directory.hpp"
 #include "daemon/space/space_service.hpp"
+#include "daemon/wait/wait_service.hpp"
 #include "faultline/wire/protocol.hpp"
 
 namespace faultline::admin {
@@ -31,10 +32,15 @@ struct DaemonStatus {
 // Whether a user is shown what belongs to others.
 [[nodiscard]] bool sees_all(uid_t viewer);
 
-// The JSON text, described in docs/faultctl.md. Errors: EINVAL an unknown query; ESRCH vmas of a
-// process that has none here, or none that viewer may see.
-Result<std::string> answer(wire::AdminRequest query, uid_t viewer, const DaemonStatus& status,
-                           const memory::ObjectDirectory& objects, space::Overview overview);
+// Whether he is shown the object: his own, or one that all may open by its name.
+[[nodiscard]] bool shown_to(uid_t viewer, const memory::MemoryObject& object,
+                            const memory::ObjectDirectory& objects);
+
+// The JSON text, described in docs/faultctl.md. Errors: EINVAL an unknown query; ESRCH vmas or
+// waiters of a process that has none here, or none that viewer may see.
+Result<std::string> answer(const wire::AdminRequest& query, uid_t viewer,
+                           const DaemonStatus& status, const memory::ObjectDirectory& objects,
+                           space::Overview overview, const wait::WaitService& waits);
 
 // As libfaultline shows them. Bytes are 0 where the process is gone, and where it is not one that
 // the user may look into.

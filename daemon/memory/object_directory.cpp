@@ -8,9 +8,7 @@
 
 namespace faultline::memory {
 
-namespace {
-
-bool allowed(const MemoryObject& object, Access access, Credentials who) {
+bool allows(const MemoryObject& object, Access access, Credentials who) {
   if (who.uid == 0) return true;
   unsigned bits = object.mode();
   if (who.uid == object.uid()) {
@@ -21,8 +19,6 @@ bool allowed(const MemoryObject& object, Access access, Credentials who) {
   const unsigned needed = access == Access::read_write ? 06U : 04U;
   return (bits & needed) == needed;
 }
-
-}  // namespace
 
 bool valid_object_name(std::string_view name) {
   constexpr std::size_t kLongest = 128;
@@ -90,7 +86,7 @@ Result<std::shared_ptr<MemoryObject>> ObjectDirectory::open(const std::string& n
                                                             Credentials who) const {
   const std::lock_guard lock(mutex_);
   auto object = find_locked(name);
-  if (object && !allowed(**object, access, who)) {
+  if (object && !allows(**object, access, who)) {
     return fail(EACCES,
                 "opening object " + name +
                     (access == Access::read_write ? " for reading and writing" : " for reading"));
@@ -120,6 +116,12 @@ std::vector<std::shared_ptr<MemoryObject>> ObjectDirectory::all() const {
     if (auto object = weak.lock()) objects.push_back(std::move(object));
   }
   return objects;
+}
+
+std::shared_ptr<MemoryObject> ObjectDirectory::find(ObjectId id) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = all_.find(id);
+  return found == all_.end() ? nullptr : found->second.lock();
 }
 
 bool ObjectDirectory::linked(const MemoryObject& object) const {

@@ -28,6 +28,9 @@ struct Credentials {
 
 enum class Access { read_only, read_write };
 
+// Whether an object's owner and mode let somebody open it so by its name.
+[[nodiscard]] bool allows(const MemoryObject& object, Access access, Credentials who);
+
 struct ObjectLimits {
   ByteCount max_object_bytes{std::uint64_t{4} << 40};
   std::size_t max_objects = 65'536;
@@ -59,6 +62,8 @@ class ObjectDirectory {
   [[nodiscard]] bool stop(std::chrono::steady_clock::time_point deadline);
 
   [[nodiscard]] std::vector<std::shared_ptr<MemoryObject>> all() const;
+  // Null where there is none.
+  [[nodiscard]] std::shared_ptr<MemoryObject> find(ObjectId id) const;
   // Whether the object can still be opened by its name.
   [[nodiscard]] bool linked(const MemoryObject& object) const;
   [[nodiscard]] const ObjectLimits& limits() const { return limits_; }

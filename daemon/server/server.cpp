@@ -295,7 +295,7 @@ std::uint32_t Server::server_flags() const {
   return flags;
 }
 
-void Server::report(wire::AdminRequest query, uid_t viewer,
+void Server::report(const wire::AdminRequest& query, uid_t viewer,
                     std::function<void(Result<std::string>)> done) {
   admin::DaemonStatus status;
   status.version = FAULTLINE_VERSION;
@@ -309,7 +309,7 @@ void Server::report(wire::AdminRequest query, uid_t viewer,
   status.fork_events = support_.fork_events;
   asio::post(helpers_.reports(),
              [this, query, viewer, status = std::move(status), done = std::move(done)] {
-               done(admin::answer(query, viewer, status, objects_, spaces_->overview()));
+               done(admin::answer(query, viewer, status, objects_, spaces_->overview(), *waits_));
              });
 }
 

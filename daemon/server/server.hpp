@@ -86,7 +86,7 @@ class Server final : private SessionHost {
   int userfaultfd_device() const override { return userfaultfd_device_.get(); }
   std::uint32_t server_flags() const override;
   std::shared_ptr<kernel::EventSignal> event_signal() override { return event_signal_; }
-  void report(wire::AdminRequest query, uid_t viewer,
+  void report(const wire::AdminRequest& query, uid_t viewer,
               std::function<void(Result<std::string>)> done) override;
   void closed(Session& session) override;
 

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "daemon/admin/report.hpp"
+#include "daemon/admin/wake.hpp"
 #include "daemon/kernel/file_system.hpp"
 #include "daemon/kernel/log_budget.hpp"
 #include "daemon/server/event_packets.hpp"
@@ -255,6 +256,8 @@ void Session::handle(Packet packet) {
       return on_guard_pages();
     case wire::Op::watch:
       return on_watch(packet);
+    case wire::Op::wake:
+      return on_wake(packet);
   }
   send(bad({EOPNOTSUPP,
             "asking for unknown operation " + std::to_string(static_cast<unsigned>(request_.op))}));
@@ -566,7 +569,7 @@ void Session::on_process_stats() {
 
 void Session::on_admin(const Packet& packet) {
   const auto body = body_of<wire::AdminRequest>(packet);
-  if (!body) return send(bad(malformed("admin")));
+  if (!body || !text_of(body->object_name)) return send(bad(malformed("admin")));
   host_.report(*body, peer_.uid, [respond = responder()](Result<std::string> text) {
     if (!text) return respond(bad(text.error()));
     auto memfd = json_memfd(*text);
@@ -574,6 +577,16 @@ void Session::on_admin(const Packet& packet) {
     Reply reply = good(wire::AdminReply{text->size()});
     reply.own_fds.push_back(std::move(*memfd));
     respond(std::move(reply));
+  });
+}
+
+void Session::on_wake(const Packet& packet) {
+  const auto body = body_of<wire::WakeRequest>(packet);
+  if (!body || body->reserved != 0 || body->key.reserved != 0) return send(bad(malformed("wake")));
+  asio::post(helpers_, [self = shared_from_this(), request = *body, respond = responder()] {
+    const auto woken =
+        admin::wake(request, self->credentials(), self->host_.objects(), self->host_.waits());
+    respond(woken ? good(wire::WakeReply{static_cast<std::uint64_t>(*woken)}) : bad(woken.error()));
   });
 }
 

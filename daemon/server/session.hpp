@@ -61,7 +61,7 @@ class SessionHost {
   // Jobs may hold it longer than the host lives.
   virtual std::shared_ptr<kernel::EventSignal> event_signal() = 0;
   // Builds the answer to an admin query and calls done on any thread.
-  virtual void report(wire::AdminRequest query, uid_t viewer,
+  virtual void report(const wire::AdminRequest& query, uid_t viewer,
                       std::function<void(Result<std::string>)> done) = 0;
   virtual void closed(class Session& session) = 0;
 };
@@ -121,6 +121,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void on_mapping_stats(const Packet& packet);
   void on_process_stats();
   void on_admin(const Packet& packet);
+  void on_wake(const Packet& packet);
   void on_watch(const Packet& packet);
   // Sends events until there are none, or the client does not read, or it is others' turn. One of
   // these is always on its way to call it again: the feed, the socket, or the control thread.

@@ -59,6 +59,19 @@ int AbsentWaits::wake(const memory::MemoryObject& object, std::uint64_t offset, 
   return woken;
 }
 
+int AbsentWaits::wake_at_object(const memory::MemoryObject& object, ByteCount offset, int count,
+                                std::uint32_t mask) {
+  const int away = wake(object, offset.value(), count, mask);
+  const PageIndex page = object.page_size().index_of(offset);
+  // Of a page that was never in memory there are no others.
+  if (away == count || stays(offset.value()) ||
+      object.pages().state(page) == memory::PageState::absent) {
+    return away;
+  }
+  const int woken = kernel::futex_wake_shared(*object.word(offset), count - away, mask);
+  return away + std::max(woken, 0);
+}
+
 void AbsentWaits::pages_come(memory::MemoryObject& object, PageIndex first, PageCount count) {
   std::map<WaitWorker*, std::vector<BrokeredWait*>> of_workers;
   {

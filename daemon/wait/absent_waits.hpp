@@ -40,6 +40,11 @@ class AbsentWaits final : public memory::PageWatcher {
   [[nodiscard]] int wake(const memory::MemoryObject& object, std::uint64_t offset, int count,
                          std::uint32_t mask);
 
+  // The same for all who wait at the object's word: first those whose page is away, then those in
+  // the kernel's queue.
+  [[nodiscard]] int wake_at_object(const memory::MemoryObject& object, ByteCount offset, int count,
+                                   std::uint32_t mask);
+
   void pages_come(memory::MemoryObject& object, PageIndex first, PageCount count) override;
 
  private:

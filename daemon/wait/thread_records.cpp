@@ -14,13 +14,6 @@ constexpr std::uint32_t kWaiters = 0x80000000;
 constexpr std::uint32_t kOwnerDied = 0x40000000;
 constexpr std::uint32_t kTidMask = 0x3fffffff;
 
-template <typename Visit>
-void each_word(const wire::ThreadRecord& record, Visit visit) {
-  const std::size_t waiting = std::min<std::size_t>(
-      record.waiting.load(std::memory_order_relaxed) & wire::kWaitingCount, wire::kMostWords);
-  for (std::size_t i = 0; i < waiting; ++i) visit(i);
-}
-
 const space::Vma* vma_of(const std::vector<space::Vma>& mapped, Vaddr address) {
   const auto after =
       std::upper_bound(mapped.begin(), mapped.end(), address,
@@ -28,10 +21,6 @@ const space::Vma* vma_of(const std::vector<space::Vma>& mapped, Vaddr address) {
   if (after == mapped.begin()) return nullptr;
   const space::Vma& before = *std::prev(after);
   return before.contains(address) ? &before : nullptr;
-}
-
-ByteCount offset_in(const space::Vma& vma, Vaddr address) {
-  return vma.page_size().offset_of(vma.first) + (address - vma.start);
 }
 
 // Of a lock that the dead thread held, or was about to take or to give up.

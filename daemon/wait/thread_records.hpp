@@ -2,6 +2,7 @@
 // changes, or it dies. Must never believe them beyond what the client could have done by itself.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <vector>
 
@@ -10,6 +11,14 @@
 #include "daemon/wait/word_table.hpp"
 
 namespace faultline::wait {
+
+// Calls visit(i) for each of the record's words that its thread says it waits for.
+template <typename Visit>
+void each_word(const wire::ThreadRecord& record, Visit visit) {
+  const std::size_t waiting = std::min<std::size_t>(
+      record.waiting.load(std::memory_order_relaxed) & wire::kWaitingCount, wire::kMostWords);
+  for (std::size_t i = 0; i < waiting; ++i) visit(i);
+}
 
 // Ends what threads wait for by themselves at an address for which the condition holds; error: a
 // positive errno. Nobody can begin to wait there any more when it is called.

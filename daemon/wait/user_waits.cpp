@@ -30,11 +30,9 @@ void UserWaits::leave(const std::shared_ptr<Client>& client) {
   // Its thread records are looked at when its address space ends, which may be later.
 }
 
-std::vector<std::shared_ptr<Client>> UserWaits::clients() const {
+std::size_t UserWaits::client_count() const {
   const std::lock_guard lock(mutex_);
-  std::vector<std::shared_ptr<Client>> all;
-  for (const auto& [space, client] : clients_) all.push_back(client);
-  return all;
+  return clients_.size();
 }
 
 std::shared_ptr<Client> UserWaits::client_of(SpaceId space) const {

@@ -34,8 +34,11 @@ class UserWaits final : public space::SpaceObserver {
   void enter(std::shared_ptr<Client> client);
   void leave(const std::shared_ptr<Client>& client);
   [[nodiscard]] WordTable& words() { return words_; }
+  [[nodiscard]] const WordTable& words() const { return words_; }
   [[nodiscard]] WaitWorker& worker() { return *worker_; }
-  [[nodiscard]] std::vector<std::shared_ptr<Client>> clients() const;
+  [[nodiscard]] std::size_t client_count() const;
+  // Null where the space has no channel.
+  [[nodiscard]] std::shared_ptr<Client> client_of(SpaceId space) const;
 
   PageCount page_parts(SpaceId space, const space::Vma& vma, PageIndex page) override;
   void unmapped(SpaceId space, const std::vector<space::Vma>& gone) override;
@@ -45,7 +48,6 @@ class UserWaits final : public space::SpaceObserver {
 
  private:
   explicit UserWaits(Lot lot) : words_(std::move(lot)) {}
-  [[nodiscard]] std::shared_ptr<Client> client_of(SpaceId space) const;
 
   WordTable words_;
   std::unique_ptr<WaitWorker> worker_;

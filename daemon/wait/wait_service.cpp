@@ -2,7 +2,10 @@
 
 #include <fcntl.h>
 
+#include <thread>
 #include <utility>
+
+#include "daemon/kernel/futex.hpp"
 
 namespace faultline::wait {
 
@@ -12,6 +15,19 @@ Result<UniqueFd> copy_of(int fd) {
   UniqueFd copy{::fcntl(fd, F_DUPFD_CLOEXEC, 0)};
   if (!copy) return fail_errno("duplicating a descriptor of a channel");
   return copy;
+}
+
+// Words move for as long as it takes to have the waits that hang on them queued elsewhere.
+template <typename Wake>
+Result<int> wake_settled(Wake wake) {
+  constexpr std::chrono::milliseconds kPause{1};
+  const auto give_up = std::chrono::steady_clock::now() + WaitService::kSettleWithin;
+  for (;;) {
+    auto woken = wake();
+    const bool again = !woken && woken.error().code() == EBUSY;
+    if (!again || std::chrono::steady_clock::now() > give_up) return woken;
+    std::this_thread::sleep_for(kPause);
+  }
 }
 
 }  // namespace
@@ -87,6 +103,58 @@ void WaitService::remove_target(const std::shared_ptr<Client>& client, std::uint
   user_of(*client).worker().post([client, number] {
     if (number < client->targets.size()) client->targets[number].reset();
   });
+}
+
+std::vector<UserWaits*> WaitService::users_of(std::optional<uid_t> only_of) const {
+  std::vector<UserWaits*> users;
+  const std::lock_guard lock(mutex_);
+  for (const auto& [uid, user] : users_) {
+    if (!only_of || *only_of == uid) users.push_back(user.get());
+  }
+  return users;
+}
+
+WaitService::Counts WaitService::counts() const {
+  Counts counts;
+  for (const UserWaits* user : users_of(std::nullopt)) {
+    counts.clients += user->client_count();
+    counts.kept += user->words().hooks();
+  }
+  return counts;
+}
+
+ShownWaits WaitService::waits_of(uid_t uid, SpaceId space, std::size_t most) const {
+  for (const UserWaits* user : users_of(uid)) {
+    if (const auto client = user->client_of(space)) {
+      return wait::waits_of(*client, user->words(), most);
+    }
+  }
+  return {};
+}
+
+int WaitService::wake(const memory::MemoryObject& object, ByteCount offset, int count) {
+  return absent_.wake_at_object(object, offset, count, kernel::kEveryBit);
+}
+
+Result<int> WaitService::wake(std::optional<uid_t> only_of, SpaceId space, Vaddr address,
+                              int count) {
+  for (UserWaits* user : users_of(only_of)) {
+    if (user->client_of(space) == nullptr) continue;
+    return wake_settled([&] { return user->words().wake(space, address, count); });
+  }
+  return fail(ESRCH, "waking in address space " + std::to_string(space.value()) +
+                         ", which is none that you may see, or has no channel");
+}
+
+Result<int> WaitService::wake(std::optional<uid_t> only_of, space::FrameId frame,
+                              std::uint64_t offset, int count) {
+  int woken = 0;
+  for (UserWaits* user : users_of(only_of)) {
+    auto here = wake_settled([&] { return user->words().wake(frame, offset, count - woken); });
+    if (!here) return here;
+    woken += *here;
+  }
+  return woken;
 }
 
 }  // namespace faultline::wait

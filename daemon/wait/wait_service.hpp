@@ -8,8 +8,11 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <vector>
 
 #include "daemon/space/space_service.hpp"
+#include "daemon/wait/shown_wait.hpp"
 #include "daemon/wait/user_waits.hpp"
 
 namespace faultline::wait {
@@ -40,13 +43,36 @@ class WaitService {
                   std::function<void(Result<std::uint32_t>)> done);
   void remove_target(const std::shared_ptr<Client>& client, std::uint32_t number);
 
+  // --- for those who look, and for rescue; on a thread that may block
+
+  // How long a wake waits for words that are moving.
+  static constexpr std::chrono::milliseconds kSettleWithin{1000};
+
+  struct Counts {
+    std::size_t clients = 0;  // address spaces with a channel
+    std::size_t kept = 0;     // waits that the daemon keeps
+  };
+  [[nodiscard]] Counts counts() const;
+  // As waits_of(client, ...); nothing where the space has no channel.
+  [[nodiscard]] ShownWaits waits_of(uid_t uid, SpaceId space, std::size_t most) const;
+
+  // Wakes at most count who wait for the object's word, whoever's they are. Returns how many.
+  [[nodiscard]] int wake(const memory::MemoryObject& object, ByteCount offset, int count);
+  // The same for words in private memory; only_of: among the address spaces of this user alone.
+  // Errors: EBUSY a page of the user's was about to part for kSettleWithin; ESRCH no such space
+  // that has a channel.
+  Result<int> wake(std::optional<uid_t> only_of, SpaceId space, Vaddr address, int count);
+  Result<int> wake(std::optional<uid_t> only_of, space::FrameId frame, std::uint64_t offset,
+                   int count);
+
  private:
+  [[nodiscard]] std::vector<UserWaits*> users_of(std::optional<uid_t> only_of) const;
   Result<UserWaits*> user_locked(uid_t uid);
   UserWaits& user_of(const Client& client);
 
   const std::shared_ptr<kernel::EventSignal> signal_;
   AbsentWaits absent_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::map<uid_t, std::unique_ptr<UserWaits>> users_;  // none is ever taken out
 };
 

@@ -50,10 +50,6 @@ std::optional<std::uint32_t> container_with(const BrokeredWait& wait, std::uint6
   return static_cast<std::uint32_t>(eight);
 }
 
-ByteCount offset_in(const space::Vma& vma, Vaddr address) {
-  return vma.page_size().offset_of(vma.first) + (address - vma.start);
-}
-
 // The daemon's own view of a word of an object. Four bytes that begin before it where it is smaller
 // and not at their beginning never are: those words are waited for at slots.
 const kernel::FutexWord* word_in(const space::Vma& vma, Vaddr address) {
@@ -326,15 +322,7 @@ int WaitWorker::wake_word(SpaceId space, const space::Vma& vma, Vaddr address, i
   const auto found = words_.find(space, vma, address);
   if (!found) return -found.error().code();
   if (found->kind == WordKind::shared || found->kind == WordKind::clean) {
-    // First those whose page is away; one that was never in memory has no others.
-    const std::uint64_t offset = offset_in(vma, address).value();
-    const int away = absent_.wake(*vma.object, offset, count, mask);
-    if (away == count || AbsentWaits::stays(offset) ||
-        vma.object->pages().state(vma.page_at(address)) == memory::PageState::absent) {
-      return away;
-    }
-    const int woken = kernel::futex_wake_shared(*word_in(vma, address), count - away, mask);
-    return away + std::max(woken, 0);
+    return absent_.wake_at_object(*vma.object, offset_in(vma, address), count, mask);
   }
   int woken = 0;
   for (const kernel::FutexWord* word : words_.group(space, address)) {

@@ -31,14 +31,6 @@
 
 namespace faultline::wait {
 
-// A wait that the daemon keeps, as it can be shown.
-struct ShownWait {
-  SpaceId space;
-  Vaddr address;
-  wire::Delivery delivery{};
-  std::chrono::nanoseconds since{};  // CLOCK_MONOTONIC
-};
-
 class WaitWorker {
  public:
   // How often waits are delivered again for which there was no room.

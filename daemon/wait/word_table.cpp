@@ -74,6 +74,7 @@ Result<WordTable::Found> WordTable::find(SpaceId space, const space::Vma& vma, V
     hook->word = &word;
     hook->ended = 0;
     link_before(word.hooks, *hook);
+    ++hooks_;
   }
   return Found{word.kind, word.slot, has_slot(word) ? lot_.generation(word.slot) : 0};
 }
@@ -83,6 +84,7 @@ WordTable::Unhooked WordTable::unhook(WaitHook& hook) {
   Unhooked was{hook.word != nullptr || hook.ended != 0,
                hook.word != nullptr ? hook.word->frame : hook.frame, hook.ended};
   if (hook.next != nullptr) unlink(hook);
+  if (hook.word != nullptr) --hooks_;
   hook.word = nullptr;
   hook.ended = 0;
   return was;
@@ -158,6 +160,7 @@ WordTable::Parted WordTable::part(SpaceId space, const space::Vma& vma, PageInde
     join_locked(at->first, word, now);
     if (was_clean && has_hooks(word)) {
       word.moving = true;
+      ++moving_;
       parted.moving.push_back(&word);
     }
   }
@@ -183,12 +186,14 @@ const kernel::FutexWord* WordTable::slot_of(const WaitHook& hook, std::uint32_t&
 void WordTable::settle(const std::vector<Word*>& moved) {
   const std::lock_guard lock(mutex_);
   for (Word* word : moved) word->moving = false;
+  moving_ -= moved.size();
 }
 
 void WordTable::end_hooks_locked(Word& word, int error) {
   while (has_hooks(word)) {
     WaitHook& hook = *word.hooks.next;
     unlink(hook);
+    --hooks_;
     hook.word = nullptr;
     hook.ended = error;
     hook.frame = word.frame;
@@ -289,6 +294,39 @@ std::optional<WordTable::Shown> WordTable::show(SpaceId space, Vaddr address) co
   const auto at = words->second.find(address);
   if (at == words->second.end()) return std::nullopt;
   return Shown{address, at->second.kind, at->second.frame};
+}
+
+std::size_t WordTable::hooks() const {
+  const std::lock_guard lock(mutex_);
+  return hooks_;
+}
+
+Result<int> WordTable::wake_slots_locked(std::span<const SlotIndex> slots, int count) const {
+  // A wait that moves is at its slot a moment later.
+  if (moving_ != 0) return fail(EBUSY, "waking at a word while words are moving");
+  int woken = 0;
+  for (const SlotIndex slot : slots) {
+    if (woken == count) break;
+    woken += std::max(kernel::futex_wake_shared(lot_.word(slot), count - woken), 0);
+  }
+  return woken;
+}
+
+Result<int> WordTable::wake(SpaceId space, Vaddr address, int count) {
+  const std::lock_guard lock(mutex_);
+  const auto words = spaces_.find(space);
+  if (words == spaces_.end()) return 0;
+  const auto at = words->second.find(address);
+  if (at == words->second.end() || !waited_for_at_slot(at->second)) return 0;
+  const Word& word = at->second;
+  if (word.kind != WordKind::frame) return wake_slots_locked({&word.slot, 1}, count);
+  return wake_slots_locked(groups_.at(group_key(word.frame, address)), count);
+}
+
+Result<int> WordTable::wake(space::FrameId frame, std::uint64_t offset, int count) {
+  const std::lock_guard lock(mutex_);
+  const auto group = groups_.find(GroupKey{frame, offset});
+  return group == groups_.end() ? 0 : wake_slots_locked(group->second, count);
 }
 
 std::size_t WordTable::size(SpaceId space) const {

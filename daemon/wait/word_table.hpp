@@ -23,6 +23,8 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -32,6 +34,11 @@
 namespace faultline::wait {
 
 struct Word;
+
+// Where in its object a word is.
+inline ByteCount offset_in(const space::Vma& vma, Vaddr address) {
+  return vma.page_size().offset_of(vma.first) + (address - vma.start);
+}
 
 // A wait that hangs on a word; a member of exactly one list, or of none. Its owner unlinks it
 // before it goes.
@@ -115,6 +122,28 @@ class WordTable {
   };
   // Nothing where it is not known.
   [[nodiscard]] std::optional<Shown> show(SpaceId space, Vaddr address) const;
+  // Calls visit(shown, hook) for each that hangs on a word of the space, under the lock: what of a
+  // hook's owner was written before find(), and is not written again, may be read there.
+  template <typename Visit>
+  void each_hook(SpaceId space, Visit visit) const {
+    const std::lock_guard lock(mutex_);
+    const auto words = spaces_.find(space);
+    if (words == spaces_.end()) return;
+    for (const auto& [address, word] : words->second) {
+      for (const WaitHook* hook = word.hooks.next; hook != &word.hooks; hook = hook->next) {
+        visit(Shown{address, word.kind, word.frame}, *hook);
+      }
+    }
+  }
+  // How many hang on words of all spaces.
+  [[nodiscard]] std::size_t hooks() const;
+
+  // Wakes at most count who wait at the slot of a word, and at those of its group. In one step
+  // against any change of the word. Returns how many; 0 where it is not known, or at no slot.
+  // Errors: EBUSY waits are moving to slots, ask again a moment later.
+  Result<int> wake(SpaceId space, Vaddr address, int count);
+  // The same by the page's identity; offset: in the page.
+  Result<int> wake(space::FrameId frame, std::uint64_t offset, int count);
   [[nodiscard]] std::size_t size(SpaceId space) const;
 
  private:
@@ -133,6 +162,7 @@ class WordTable {
     return {frame, address.value() % kBasePage.bytes().value()};
   }
 
+  [[nodiscard]] Result<int> wake_slots_locked(std::span<const SlotIndex> slots, int count) const;
   void join_locked(Vaddr address, Word& word, space::FrameId frame);
   void leave_locked(Vaddr address, Word& word);
   // Gives the word another slot, to which who queues at its own moves. Where there is none left it
@@ -146,6 +176,8 @@ class WordTable {
   Lot lot_;
   std::unordered_map<SpaceId, Words> spaces_;
   std::unordered_map<GroupKey, std::vector<SlotIndex>, HashGroupKey> groups_;
+  std::size_t moving_ = 0;  // words
+  std::size_t hooks_ = 0;   // on words
   WaitHook ended_;  // a ring
 };
 

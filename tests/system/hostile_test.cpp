@@ -449,10 +449,10 @@ TEST_F(Hostile, UnknownOperationsAndQueriesAreRefused) {
   {
     const Raw raw(socket());
     EXPECT_EQ(raw.hello().header.status, 0);
-    for (const unsigned op : {0U, 24U, 255U, 0xffffU}) {
+    for (const unsigned op : {0U, 25U, 255U, 0xffffU}) {
       EXPECT_TRUE(raw.call(static_cast<Op>(op)).refused_with(EOPNOTSUPP)) << op;
     }
-    for (const std::uint32_t query : {0U, 5U, 0xffff'ffffU}) {
+    for (const std::uint32_t query : {0U, 6U, 0xffff'ffffU}) {
       const wire::AdminRequest request{static_cast<wire::AdminQuery>(query), 0};
       EXPECT_TRUE(raw.call(Op::admin, request).refused_with(EINVAL)) << query;
     }
@@ -1630,7 +1630,7 @@ class Fuzzer {
       case 17:
         return packed(Op::job_free, wire::JobRequest{below(5)});
       default:
-        return packed(Op::admin, wire::AdminRequest{static_cast<wire::AdminQuery>(below(6)),
+        return packed(Op::admin, wire::AdminRequest{static_cast<wire::AdminQuery>(below(7)),
                                                     static_cast<std::uint32_t>(::getpid())});
     }
   }

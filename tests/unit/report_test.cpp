@@ -16,7 +16,9 @@ TEST(Report, TheStatusNamesTheReaderThatHoldsReclamationUp) {
   overview.reclamation.pending = 12;
   overview.reclamation.oldest_section = std::chrono::milliseconds(3456);
   overview.reclamation.oldest_thread = 789;
-  const auto text = answer({.query = wire::AdminQuery::status}, ::geteuid(), {}, objects, overview);
+  const wait::WaitService waits(nullptr);
+  const auto text =
+      answer({.query = wire::AdminQuery::status}, ::geteuid(), {}, objects, overview, waits);
   ASSERT_TRUE(text) << text.error().message();
   const auto reclamation = nlohmann::json::parse(*text)["status"]["reclamation"];
   EXPECT_EQ(reclamation["pending"], 12);

@@ -23,6 +23,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "faultline/wire/word_key.hpp"
+
 namespace faultline::wire {
 
 inline constexpr std::uint32_t kMagic = 0x314c4c46;  // "FLL1", little-endian
@@ -57,6 +59,7 @@ enum class Op : std::uint16_t {
   add_target = 21,
   remove_target = 22,
   guard_pages = 23,
+  wake = 24,
 };
 
 struct RequestHeader {
@@ -272,14 +275,35 @@ struct RemoveTargetRequest {
 // guard_pages: without a body. Every private page whose words are waited for by page becomes
 // write-protected, so that the daemon sees it part after a fork.
 
-enum class AdminQuery : std::uint32_t { status = 1, objects = 2, spaces = 3, vmas = 4 };
+enum class AdminQuery : std::uint32_t {
+  status = 1,
+  objects = 2,
+  spaces = 3,
+  vmas = 4,
+  waiters = 5,
+};
 
 struct AdminRequest {
   AdminQuery query{};
-  std::uint32_t pid = 0;  // for vmas
+  std::uint32_t pid = 0;  // for vmas; for waiters, 0: all processes that the client may see
+  // For waiters: of this object alone, whichever of the two fits: 0 and empty for all.
+  std::uint64_t object_id = 0;
+  Name object_name{};
+  std::array<std::uint8_t, 7> padding{};
 };
 struct AdminReply {  // + a sealed memfd that holds the JSON text
   std::uint64_t json_bytes = 0;
+};
+
+// Wakes from outside, for rescue: whoever waits for the word by that key, first those whose page is
+// in no memory.
+struct WakeRequest {
+  WordKey key;
+  std::uint32_t count = 0;  // the most to wake, not 0
+  std::uint32_t reserved = 0;
+};
+struct WakeReply {
+  std::uint64_t woken = 0;
 };
 
 enum class EventKind : std::uint8_t {
@@ -344,13 +368,14 @@ static_assert(kAllNamed<RequestHeader, ReplyHeader, HelloRequest, HelloReply, At
                         ProtectRequest, AdviseRequest, RediscoverRequest, PopulateRequest,
                         PopulateReply, JobRequest, JobProgressReply, AddTargetRequest, TargetReply,
                         RemoveTargetRequest, MappingStatsRequest, Stats, AdminRequest, AdminReply,
-                        WatchRequest, Event, EventsHeader>);
+                        WakeRequest, WakeReply, WatchRequest, Event, EventsHeader>);
 // What both sides were built for is the same.
 static_assert(sizeof(Event) == 208);
 static_assert(sizeof(RequestHeader) == 24);
 static_assert(sizeof(ReplyHeader) == 264);
 static_assert(sizeof(ObjectCreateRequest) == 168 && sizeof(ObjectOpenRequest) == 140);
 static_assert(sizeof(ObjectStatReply) == 192 && sizeof(WatchRequest) == 152);
+static_assert(sizeof(AdminRequest) == 152 && sizeof(WakeRequest) == 32);
 static_assert(sizeof(ProtectRequest) == 24);
 static_assert(sizeof(AdviseRequest) == 24);
 static_assert(sizeof(PopulateRequest) == 24);
