@@ -256,9 +256,10 @@ TEST_F(Faultctl, HelpTellsEveryCommand) {
   const Ran help = run(FAULTCTL_BINARY " --help");
   EXPECT_EQ(help.code, 0);
   for (const char* word :
-       {"status", "objects", "spaces", "vmas",  "watch", "--json", "EXIT STATUS",
-        "MODE",   "OPEN",    "MAPPED", "FROM",  "PERMS", "KIND",   "OFFSET",
-        "EVENTS", "unmap",   "fault",  "break", "fork",  "exit",   "XDG_RUNTIME_DIR"}) {
+       {"status", "objects", "spaces", "vmas",        "waiters", "watch",
+        "wake",   "KEYS",    "--json", "EXIT STATUS", "MODE",    "OPEN",
+        "MAPPED", "FROM",    "PERMS",  "KIND",        "OFFSET",  "EVENTS",
+        "unmap",  "fault",   "break",  "fork",        "exit",    "XDG_RUNTIME_DIR"}) {
     EXPECT_NE(help.output.find(word), std::string::npos) << word;
   }
 }

@@ -1,10 +1,13 @@
-// faultctl: shows what a running faultlined holds and does. This file turns a command line into one
-// question and prints the answer, or follows what happens.
+// faultctl: shows what a running faultlined holds and does, and wakes who waits in vain. This file
+// turns a command line into one question and prints the answer, or follows what happens.
 #include <sys/un.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <iostream>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,6 +17,7 @@
 #include "tools/faultctl/query.hpp"
 #include "tools/faultctl/table.hpp"
 #include "tools/faultctl/usage.hpp"
+#include "tools/faultctl/wake.hpp"
 #include "tools/faultctl/watch.hpp"
 
 namespace {
@@ -26,13 +30,14 @@ constexpr int kExitUsage = 2;
 constexpr int kExitUnreachable = 3;
 
 constexpr const char* kDescription =
-    "NAME\n  faultctl - show the memory objects, address spaces and mappings of a faultlined\n\n"
+    "NAME\n  faultctl - show the memory objects, address spaces, mappings and waits of a "
+    "faultlined\n\n"
     "DESCRIPTION\n"
     "  Asks the daemon one question and prints a table, or the JSON text with --json; watch "
     "prints\n"
-    "  a line for everything that happens until it is stopped. Root, and the daemon's own user, "
-    "see\n"
-    "  everything; everybody else sees the processes and objects of their own.";
+    "  a line for everything that happens until it is stopped; wake wakes. Root, and the daemon's "
+    "own\n"
+    "  user, see everything; everybody else sees the processes and objects of their own.";
 constexpr const char* kFooter =
     "COLUMNS\n"
     "  RESIDENT  bytes in memory: in objects, of the object, once for all; elsewhere, in this\n"
@@ -55,6 +60,19 @@ constexpr const char* kFooter =
     "  POISONED  pages that could not be supplied: SIGBUS\n"
     "  FAILED    reads of an object's file that failed\n"
     "  A PID of ? is a fork child that has neither faulted nor connected yet.\n\n"
+    "KEYS, of words that are waited for\n"
+    "  object:ID+OFFSET  an object's word: all processes that map it wait for the same\n"
+    "  space:ID@ADDRESS  a word of one process's private memory; ID: see spaces --json\n"
+    "  frame:ID+OFFSET   a word of a private page that is waited for by page "
+    "(FL_MAP_WAIT_BY_PAGE):\n"
+    "                    parent and child wait for the same until one writes to the page\n"
+    "  TOLD BY   kernel: the thread waits by itself; else the daemon keeps the wait, and wakes "
+    "the\n"
+    "            thread, or tells the process's queue, eventfd or ring\n"
+    "  WAITED    since the wait began\n"
+    "  wake KEY is for rescue: whose the process is may wake at its private words, and whose the\n"
+    "  object is, or who may open it by name for reading and writing, at its words. Who is woken\n"
+    "  looks at the word again, as after any wake.\n\n"
     "EVENTS\n"
     "  map       a mapping came to be; a remap is an unmap and a map\n"
     "  unmap     a mapping, or a part of one, went\n"
@@ -79,14 +97,17 @@ constexpr const char* kFooter =
     "SEE ALSO\n  faultlined --help";
 
 struct Command {
-  AdminQuery query{};
-  std::string (*show)(const nlohmann::json&) = nullptr;  // null: watch
+  enum class Kind : std::uint8_t { ask, watch, wake };
+  Kind kind{};
+  AdminQuery query{};                                    // to ask
+  std::string (*show)(const nlohmann::json&) = nullptr;  // the answer
 };
 
 struct Question {
   Command command;
-  std::uint32_t pid = 0;           // of vmas
-  faultline::ctl::Watch to_watch;  // of watch
+  faultline::wire::AdminRequest to_ask;
+  faultline::ctl::Watch to_watch;
+  faultline::wire::WakeRequest to_wake;
   std::optional<std::string> socket_path;
   bool as_json = false;
 
@@ -124,6 +145,51 @@ struct WatchWords {
   }
 };
 
+// The options of waiters.
+struct WaitersWords {
+  std::optional<std::string> pid;
+  std::optional<std::string> object;
+
+  void add_options(CLI::App& to) {
+    to.add_option("--pid", pid, "of this process alone")->type_name("PID");
+    to.add_option("--object", object,
+                  "for words where this object is mapped alone, by its name or its id")
+        ->type_name("NAME|ID");
+  }
+  void add_to(faultline::wire::AdminRequest& request) const {
+    if (pid) request.pid = faultline::ctl::pid_from("--pid", *pid);
+    if (object) faultline::ctl::set_object(request, *object);
+  }
+};
+
+// What wake is told.
+struct WakeWords {
+  std::optional<std::string> count;
+
+  void add_options(CLI::App& to) {
+    to.add_option("--count", count, "wake at most so many; without it, all")->type_name("N");
+  }
+  [[nodiscard]] faultline::wire::WakeRequest meaning(const std::string& key) const {
+    constexpr std::uint32_t kAll = std::numeric_limits<std::int32_t>::max();
+    faultline::wire::WakeRequest request;
+    request.key = faultline::ctl::key_from(key);
+    request.count = kAll;
+    if (count) {
+      const std::uint64_t most = faultline::ctl::count_from("--count", *count);
+      request.count = static_cast<std::uint32_t>(std::min<std::uint64_t>(most, kAll));
+    }
+    return request;
+  }
+};
+
+// The one argument that a command has besides its options.
+struct Argument {
+  std::string name;
+  std::string question;  // where it is missing
+  std::string text;
+  CLI::Option* option = nullptr;
+};
+
 void check_socket_path(const std::string& path) {
   constexpr std::size_t kLongest = sizeof(sockaddr_un::sun_path) - 1;
   if (path.empty() || path.size() > kLongest) {
@@ -148,32 +214,46 @@ Question parse(CLI::App& app, int argc, const char* const* argv) {
     return subcommand;
   };
   add("status", "the daemon: version, load, faults",
-      {AdminQuery::status, faultline::ctl::show_status});
+      {Command::Kind::ask, AdminQuery::status, faultline::ctl::show_status});
   add("objects", "memory objects: size, owner, use",
-      {AdminQuery::objects, faultline::ctl::show_objects});
+      {Command::Kind::ask, AdminQuery::objects, faultline::ctl::show_objects});
   add("spaces", "client processes: mappings, memory, faults by kind",
-      {AdminQuery::spaces, faultline::ctl::show_spaces});
-  std::string pid;
-  CLI::Option* const pid_option =
-      add("vmas", "the mappings of one process", {AdminQuery::vmas, faultline::ctl::show_vmas})
-          ->add_option("PID", pid, "the process")
-          ->type_name("");
+      {Command::Kind::ask, AdminQuery::spaces, faultline::ctl::show_spaces});
+  Argument pid{"PID", "vmas of which PID?", {}};
+  pid.option = add("vmas", "the mappings of one process",
+                   {Command::Kind::ask, AdminQuery::vmas, faultline::ctl::show_vmas})
+                   ->add_option(pid.name, pid.text, "the process");
+  WaitersWords waiters_words;
+  waiters_words.add_options(
+      *add("waiters", "who waits for which word, and since when",
+           {Command::Kind::ask, AdminQuery::waiters, faultline::ctl::show_waiters}));
   WatchWords watch_words;
-  CLI::App* const watch = add("watch", "follow maps, faults, breaks, forks as they happen", {});
+  CLI::App* const watch =
+      add("watch", "follow maps, faults, breaks, forks as they happen", {Command::Kind::watch});
   watch->footer("What the events and columns mean: faultctl --help");
   watch_words.add_options(*watch);
+  Argument key{"KEY", "wake those who wait for which KEY?", {}};
+  WakeWords wake_words;
+  CLI::App* const wake =
+      add("wake", "wake those who wait for a word, for rescue", {Command::Kind::wake});
+  wake->footer("How keys are written, and who may wake: faultctl --help");
+  key.option = wake->add_option(key.name, key.text, "the word, as waiters shows it");
+  wake_words.add_options(*wake);
+  for (const Argument* argument : {&pid, &key}) argument->option->type_name("");
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
-    pid_option->required();  // for the help alone: its absence is told below
+    // For the help alone: their absence is told below.
+    for (const Argument* argument : {&pid, &key}) argument->option->required();
     throw;
   }
 
   std::vector<std::string> extras = app.remaining(true);
-  const bool watches = chosen && chosen->show == nullptr;
-  const bool wants_pid = chosen && chosen->query == AdminQuery::vmas;
-  if (wants_pid && pid.empty() && !extras.empty()) {
-    pid = extras.front();
+  Argument* wanted = nullptr;
+  if (chosen && chosen->query == AdminQuery::vmas) wanted = &pid;
+  if (chosen && chosen->kind == Command::Kind::wake) wanted = &key;
+  if (wanted != nullptr && wanted->text.empty() && !extras.empty()) {
+    wanted->text = extras.front();
     extras.erase(extras.begin());
   }
   if (!extras.empty()) {
@@ -182,19 +262,35 @@ Question parse(CLI::App& app, int argc, const char* const* argv) {
     throw WrongUsage((chosen ? "one argument too many: " : "no such command: ") + extra);
   }
   if (!chosen) throw WrongUsage("which command?");
-  if (wants_pid && pid.empty()) throw WrongUsage("vmas of which PID?");
-  if (wants_pid) question.pid = faultline::ctl::pid_from("PID", pid);
-  if (watches) question.to_watch = watch_words.meaning(question.as_json);
-  if (question.socket_path) check_socket_path(*question.socket_path);
+  if (wanted != nullptr && wanted->text.empty()) throw WrongUsage(wanted->question);
   question.command = *chosen;
+  switch (chosen->kind) {
+    case Command::Kind::ask:
+      question.to_ask.query = chosen->query;
+      if (wanted == &pid) question.to_ask.pid = faultline::ctl::pid_from("PID", pid.text);
+      if (chosen->query == AdminQuery::waiters) waiters_words.add_to(question.to_ask);
+      break;
+    case Command::Kind::watch:
+      question.to_watch = watch_words.meaning(question.as_json);
+      break;
+    case Command::Kind::wake:
+      question.to_wake = wake_words.meaning(key.text);
+      break;
+  }
+  if (question.socket_path) check_socket_path(*question.socket_path);
   return question;
 }
 
 void answer(const Question& question) {
   const auto paths = question.socket_path ? std::vector<std::string>{*question.socket_path}
                                           : faultline::wire::client_socket_paths();
-  if (question.command.show == nullptr) return faultline::ctl::watch(paths, question.to_watch);
-  const nlohmann::json answer = faultline::ctl::ask(paths, {question.command.query, question.pid});
+  if (question.command.kind == Command::Kind::watch) {
+    return faultline::ctl::watch(paths, question.to_watch);
+  }
+  if (question.command.kind == Command::Kind::wake) {
+    return faultline::ctl::wake(paths, question.to_wake, question.as_json);
+  }
+  const nlohmann::json answer = faultline::ctl::ask(paths, question.to_ask);
   std::cout << (question.as_json ? answer.dump(2) + "\n" : question.command.show(answer));
   if (!std::cout.flush()) throw faultline::ctl::Refused("writing the answer failed");
 }

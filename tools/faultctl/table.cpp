@@ -55,6 +55,19 @@ std::string name_of(const json& value) {
   return name.empty() ? "-" : name;
 }
 
+// 12.3 s, 2:03:04 or 3 d 02:03.
+std::string readable_time(std::uint64_t milliseconds) {
+  constexpr std::uint64_t kMinute = 60;
+  constexpr std::uint64_t kHour = 60 * kMinute;
+  constexpr std::uint64_t kDay = 24 * kHour;
+  const std::uint64_t seconds = milliseconds / 1000;
+  if (seconds < kMinute) return fmt::format("{}.{} s", seconds, milliseconds % 1000 / 100);
+  const std::uint64_t hours = seconds % kDay / kHour;
+  const std::uint64_t minutes = seconds % kHour / kMinute;
+  if (seconds >= kDay) return fmt::format("{} d {:02}:{:02}", seconds / kDay, hours, minutes);
+  return fmt::format("{}:{:02}:{:02}", hours, minutes, seconds % kMinute);
+}
+
 std::string pid_of(const json& space) {
   const auto pid = space["pid"].get<std::int64_t>();
   return pid == 0 ? "?" : std::to_string(pid);
@@ -95,6 +108,8 @@ std::string show_status(const json& answer) {
   text += line("sessions", number(status["sessions"]));
   text += line("watchers", number(status["watchers"]));
   text += line("address spaces", number(status["spaces"]));
+  text += line("with a channel", number(status["channels"]));
+  text += line("waits kept", number(status["kept_waits"]));
   text += line("objects", number(status["objects"]));
   text += line("object memory", bytes(status["object_bytes"]));
   text += line("faults", fmt::format("{} missing, {} minor, {} write-protect; {} by a write",
@@ -161,6 +176,20 @@ std::string show_vmas(const json& answer) {
          name_of(vma["object_name"])});
   }
   return table.text();
+}
+
+std::string show_waiters(const json& answer) {
+  Table table({"KEY", "PID", "THREAD", "ADDRESS", "WAITED", "TOLD BY", "OBJECT", "NAME"});
+  for (const json& wait : answer["waiters"]) {
+    table.add({wait["key"].get<std::string>(), pid_of(wait),
+               wait["thread"] == 0 ? "-" : number(wait["thread"]),
+               fmt::format("{:012x}", wait["address"].get<std::uint64_t>()),
+               readable_time(wait["waited_ms"].get<std::uint64_t>()),
+               wait["told_by"].get<std::string>(), number(wait["object"]),
+               name_of(wait["object_name"])});
+  }
+  const auto left_out = answer["left_out"].get<std::uint64_t>();
+  return table.text() + (left_out == 0 ? "" : fmt::format("and {} more\n", left_out));
 }
 
 }  // namespace faultline::ctl

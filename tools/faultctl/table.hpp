@@ -17,5 +17,6 @@ std::string show_status(const nlohmann::json& answer);
 std::string show_objects(const nlohmann::json& answer);
 std::string show_spaces(const nlohmann::json& answer);
 std::string show_vmas(const nlohmann::json& answer);
+std::string show_waiters(const nlohmann::json& answer);
 
 }  // namespace faultline::ctl

@@ -58,13 +58,35 @@ std::uint32_t event_kinds_from(const std::string& text) {
   return kinds;
 }
 
-void set_object(wire::WatchRequest& request, const std::string& text) {
+namespace {
+
+template <typename Request>
+void set_object_of(Request& request, const std::string& text) {
   if (text.empty() || text.size() > wire::kMaxName) {
     throw WrongUsage(
         fmt::format("--object must be a name of 1 to {} bytes, or an id", wire::kMaxName));
   }
   text.copy(request.object_name.data(), wire::kMaxName);
   request.object_id = number_in<std::uint64_t>(text).value_or(0);
+}
+
+}  // namespace
+
+void set_object(wire::WatchRequest& request, const std::string& text) {
+  set_object_of(request, text);
+}
+
+void set_object(wire::AdminRequest& request, const std::string& text) {
+  set_object_of(request, text);
+}
+
+wire::WordKey key_from(const std::string& text) {
+  const auto key = wire::word_key_from(text);
+  if (!key) {
+    throw WrongUsage("KEY must be object:ID+OFFSET, space:ID@ADDRESS or frame:ID+OFFSET, not " +
+                     text);
+  }
+  return *key;
 }
 
 }  // namespace faultline::ctl

@@ -21,5 +21,8 @@ std::uint64_t count_from(const std::string& what, const std::string& text);
 std::uint32_t event_kinds_from(const std::string& text);
 // An object's name, or its id: a number is taken for both, whichever fits.
 void set_object(wire::WatchRequest& request, const std::string& text);
+void set_object(wire::AdminRequest& request, const std::string& text);
+// As faultctl waiters writes it.
+wire::WordKey key_from(const std::string& text);
 
 }  // namespace faultline::ctl
