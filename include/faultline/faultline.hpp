@@ -312,4 +312,6 @@ class client {
 
 }  // namespace faultline
 
+#include "faultline/wait.hpp"
+
 #endif  // FAULTLINE_FAULTLINE_HPP
