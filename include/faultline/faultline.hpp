@@ -51,7 +51,11 @@ struct free_job {
 }  // namespace detail
 
 enum class access : std::uint32_t { read_only = FL_READ_ONLY, read_write = FL_READ_WRITE };
-enum class sharing : std::uint32_t { shared = FL_MAP_SHARED, private_copy = FL_MAP_PRIVATE };
+enum class sharing : std::uint32_t {
+  shared = FL_MAP_SHARED,
+  private_copy = FL_MAP_PRIVATE,
+  private_by_page = FL_MAP_PRIVATE | FL_MAP_WAIT_BY_PAGE,  // whose words are waited for by page
+};
 enum class protection : std::uint32_t { read = 0, read_write = FL_MAP_WRITE };
 enum class placing : std::uint32_t {
   replace = FL_MAP_FIXED,

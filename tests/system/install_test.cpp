@@ -94,6 +94,10 @@ TEST_F(Install, TheExamplesRun) {
                           std::to_string(::getpid()) + "/fd/" + std::to_string(file.fd()));
   EXPECT_EQ(workers.code, 0) << workers.output;
   EXPECT_NE(workers.output.find("every byte is right"), std::string::npos) << workers.output;
+  const Ran futex = run(EXAMPLES_DIRECTORY "/fork_futex");
+  EXPECT_EQ(futex.code, 0) << futex.output;
+  EXPECT_NE(futex.output.find("yes both children ended well"), std::string::npos) << futex.output;
+  EXPECT_EQ(futex.output.find("NO "), std::string::npos) << futex.output;
   const Ran loop = run(EXAMPLES_DIRECTORY "/event_loop");
   EXPECT_EQ(loop.code, 0) << loop.output;
   EXPECT_NE(loop.output.find("every word once, every byte: right"), std::string::npos)
