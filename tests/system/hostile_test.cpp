@@ -384,9 +384,10 @@ TEST_F(Hostile, ABodySizeThatLiesEndsTheConnection) {
 TEST_F(Hostile, ABodyOfTheWrongLengthIsMalformed) {
   {
     const Attached session(socket());
-    for (const Op op : {Op::object_create, Op::object_open, Op::object_stat, Op::object_unlink,
-                        Op::object_close, Op::map, Op::mapping_stats, Op::admin, Op::protect,
-                        Op::advise, Op::rediscover, Op::populate, Op::job_progress, Op::job_free}) {
+    for (const Op op :
+         {Op::object_create, Op::object_open, Op::object_stat, Op::object_unlink, Op::object_close,
+          Op::map, Op::mapping_stats, Op::admin, Op::protect, Op::advise, Op::rediscover,
+          Op::populate, Op::job_progress, Op::job_free, Op::wake}) {
       const std::array<std::byte, 3> body{};
       const Answer answer = session->call(op, body);
       EXPECT_TRUE(answer.refused_with(EPROTO)) << static_cast<int>(op) << ": " << answer;
@@ -456,6 +457,13 @@ TEST_F(Hostile, UnknownOperationsAndQueriesAreRefused) {
       const wire::AdminRequest request{static_cast<wire::AdminQuery>(query), 0};
       EXPECT_TRUE(raw.call(Op::admin, request).refused_with(EINVAL)) << query;
     }
+    for (const std::uint32_t kind : {0U, 4U, 0xffff'ffffU}) {
+      const wire::WordKey key{static_cast<wire::KeyKind>(kind), 0, 1, 0};
+      EXPECT_TRUE(raw.call(Op::wake, wire::WakeRequest{key, 1, 0}).refused_with(EINVAL)) << kind;
+    }
+    const wire::WordKey frame{wire::KeyKind::frame, 0, 1, 0};
+    EXPECT_TRUE(raw.call(Op::wake, wire::WakeRequest{frame, 0, 0}).refused_with(EINVAL));
+    EXPECT_TRUE(raw.call(Op::wake, wire::WakeRequest{frame, 1, 1}).refused_with(EPROTO));
     const wire::AdminRequest nobody{wire::AdminQuery::vmas, 0xffff'fff0U};
     EXPECT_TRUE(raw.call(Op::admin, nobody).refused_with(ESRCH));
   }
