@@ -50,11 +50,11 @@ extern "C" {
  * Blocks. Neither a copy of a page is made for it nor a page kept in memory.
  *
  * Returns 0 woken; -EAGAIN the word has another value; -ETIMEDOUT; -EINTR a signal's handler ran (a
- * wait without timeout goes on after a handler with SA_RESTART); -EINVAL unaligned, an unknown
- * flag, both time flags, tv_sec below 0 or tv_nsec not below 1e9; -EFAULT address is in no mapping,
- * or was unmapped meanwhile; -ECANCELED the private page that holds the word was discarded
- * meanwhile; -EPIPE the daemon, whom this wait needs, is gone; -EUSERS a limit of the daemon's;
- * -ENOMEM. */
+ * wait without timeout goes on after a handler with SA_RESTART, one with a timeout may); -EINVAL
+ * unaligned, an unknown flag, both time flags, tv_sec below 0 or tv_nsec not below 1e9; -EFAULT
+ * address is in no mapping, or was unmapped meanwhile; -ECANCELED the private page that holds the
+ * word was discarded meanwhile; -EPIPE the daemon, whom this wait needs, is gone; -EUSERS a limit
+ * of the daemon's; -ENOMEM. */
 FL_API int fl_wait(const void* address, uint64_t expected, const struct timespec* timeout,
                    uint32_t flags);
 
