@@ -124,14 +124,15 @@ int fl_wait_async(const fl_async_wait* wait, uint64_t* id) {
     const Channel::Answer answer = channel->ask(request);
     if (answer.result != 0) throw Failure(-answer.result, "beginning to wait for a word");
     if (id != nullptr) *id = answer.values[0];
-    if (answer.values[1] == 0 || word.as_expected()) return;
+    const int looked = answer.values[1] == 0 ? 0 : word.look();
+    if (looked == 0) return;
     try {
       cancel(*channel, answer.values[0], wire::kTakeBack);
     } catch (const Failure& failure) {
       if (failure.code() == ENOENT) return;  // woken already, and told so
       throw;
     }
-    throw Failure(EAGAIN, "beginning to wait for a word");
+    throw Failure(-looked, "beginning to wait for a word");
   });
 }
 

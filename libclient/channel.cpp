@@ -115,9 +115,13 @@ Channel::Came Channel::await(const MyRecord& mine, bool armed_known, const times
     if (until != nullptr && !before(look, *until)) return Came::timed_out;
     look.tv_sec += kLookEvery;
     if (until != nullptr && before(*until, look)) look = *until;
-    // futex_waitv(2), because a time-out of ours must not keep SA_RESTART from its effect.
+    // A caller's time-out keeps SA_RESTART from its effect, as with futex(2). One of ours must not,
+    // and does not with futex_waitv(2).
     const futex_waitv answer{seen, reinterpret_cast<std::uintptr_t>(&word), FUTEX_32, 0};
-    const long ended = futex::wait_any(&answer, 1, &look, clock);
+    const int realtime = clock == CLOCK_REALTIME ? FUTEX_CLOCK_REALTIME : 0;
+    const long ended = until != nullptr
+                           ? futex::wait(&word, FUTEX_WAIT_BITSET | realtime, seen, &look)
+                           : futex::wait_any(&answer, 1, &look, clock);
     if (ended == -EINTR) return Came::interrupted;
     if (ended == -ETIMEDOUT && daemon_gone()) return Came::daemon_gone;
   }

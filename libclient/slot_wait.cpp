@@ -175,6 +175,14 @@ class Waiting {
   wire::ThreadRecord& record_;
 };
 
+// 0: all are as expected; otherwise what the first is that is not.
+int look_at(std::span<const Word> words) {
+  for (const Word& word : words) {
+    if (const int looked = word.look(); looked != 0) return looked;
+  }
+  return 0;
+}
+
 // --- through the daemon
 
 std::vector<wire::Submission> requests_for(std::span<const Word> words, std::uint32_t bitset) {
@@ -194,7 +202,7 @@ std::vector<wire::Submission> requests_for(std::span<const Word> words, std::uin
 int reason_to_give_up(Channel::Came came, std::span<const Word> words) {
   switch (came) {
     case Channel::Came::armed:
-      return std::ranges::all_of(words, &Word::as_expected) ? 0 : -EAGAIN;
+      return look_at(words);
     case Channel::Came::interrupted:
       return -EINTR;
     case Channel::Came::timed_out:
@@ -236,56 +244,70 @@ long wait_through_daemon(std::span<const Word> words, const Timeout& timeout,
 
 // --- by itself, in the kernel
 
-// What the kernel is to compare so that the words' values hold; nothing where they do not.
-bool add_values(const Word& word, std::vector<futex_waitv>& into) {
-  const auto add = [&](std::uintptr_t address, std::uint32_t value) {
-    into.push_back({value, address, FUTEX_32 | FUTEX_PRIVATE_FLAG, 0});
-  };
-  if (word.size == FL_WAIT_U64) {
-    add(word.address, static_cast<std::uint32_t>(word.expected));
-    add(word.address + 4, static_cast<std::uint32_t>(word.expected >> 32));
-    return true;
-  }
+// The 32 bits at the word, or around it, with which it is as expected. Errors: -EAGAIN, -EFAULT.
+long first_bits(const Word& word) {
+  const auto low = static_cast<std::uint32_t>(word.expected);
+  if (word.bytes() >= sizeof low) return low;
   const Container around(word);
-  const std::uint32_t seen =
-      word.size == FL_WAIT_U32 ? static_cast<std::uint32_t>(word.expected) : around.load();
-  add(around.address, seen);
-  return word.size == FL_WAIT_U32 || around.fits(word, seen);
+  const auto seen = around.load();
+  if (!seen) return -EFAULT;
+  return around.fits(word, *seen) ? long{*seen} : -EAGAIN;
 }
 
-// What the kernel is to queue the thread at for a word: first of what it waits for.
-futex_waitv queue_of(const Word& word, const Looked& place) {
-  if (place.place != WordPlace::word) {
-    const auto at = reinterpret_cast<std::uintptr_t>(&(*place.lot)[place.slot].wake);
-    return {place.generation, at, FUTEX_32, 0};
+// What futex_waitv(2) is asked for, and which of the words each is of.
+class Futexes {
+ public:
+  explicit Futexes(std::size_t words) {
+    list_.reserve(kMostFutexesOfWord * words + 1);
+    words_.reserve(kMostFutexesOfWord * words + 1);
   }
-  if (word.size == FL_WAIT_U32) {
-    return {static_cast<std::uint32_t>(word.expected), word.address, FUTEX_32, 0};
+  void add(std::size_t word, std::uintptr_t address, std::uint32_t value, std::uint32_t flags = 0) {
+    list_.push_back({value, address, FUTEX_32 | flags, 0});
+    words_.push_back(word);
   }
-  // The rest of the comparison is add_values's.
-  const Container around(word);
-  return {around.load(), around.address, FUTEX_32, 0};
-}
+  // Those that have the kernel compare the word's value. first: its first bits.
+  void add_values(std::size_t index, const Word& word, std::uint32_t first) {
+    add(index, word.address & ~std::uintptr_t{3}, first, FUTEX_PRIVATE_FLAG);
+    if (word.size != FL_WAIT_U64) return;
+    add(index, word.address + 4, static_cast<std::uint32_t>(word.expected >> 32),
+        FUTEX_PRIVATE_FLAG);
+  }
+  [[nodiscard]] const std::vector<futex_waitv>& list() const { return list_; }
+  [[nodiscard]] std::size_t word_of(std::size_t futex) const { return words_[futex]; }
 
-// Everything to wait for: a queue for each word, the thread's end, and the words' values.
-enum class Gathered { all, changed, other_value };
-Gathered gather(std::span<const Word> words, std::span<const Looked> places,
-                const wire::ThreadRecord& record, std::uint32_t end,
-                std::vector<futex_waitv>& into) {
+ private:
+  std::vector<futex_waitv> list_;
+  std::vector<std::size_t> words_;
+};
+
+// Everything to wait for: a queue for each word, the thread's end, and the words' values. Returns
+// 0; -EAGAIN, -EFAULT of a word; nothing where a place does not hold any more.
+std::optional<int> gather(std::span<const Word> words, std::span<const Looked> places,
+                          const wire::ThreadRecord& record, std::uint32_t end, Futexes& into) {
+  std::vector<std::uint32_t> first(words.size());
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    const long bits = first_bits(words[i]);
+    if (bits < 0) return static_cast<int>(bits);
+    first[i] = static_cast<std::uint32_t>(bits);
+  }
   {
     const Reading reading;
     for (std::size_t i = 0; i < words.size(); ++i) {
-      const bool at_slot = places[i].place != WordPlace::word;
-      if (at_slot && !holds(reading, places[i])) return Gathered::changed;
-      into.push_back(queue_of(words[i], places[i]));
+      if (places[i].place == WordPlace::word) {
+        into.add(i, words[i].address, first[i]);
+        continue;
+      }
+      if (!holds(reading, places[i])) return std::nullopt;
+      const auto at = reinterpret_cast<std::uintptr_t>(&(*places[i].lot)[places[i].slot].wake);
+      into.add(i, at, places[i].generation);
     }
   }
-  into.push_back({end, reinterpret_cast<std::uintptr_t>(&record.end), FUTEX_32, 0});
+  into.add(words.size(), reinterpret_cast<std::uintptr_t>(&record.end), end);
   for (std::size_t i = 0; i < words.size(); ++i) {
-    if (places[i].place == WordPlace::word && words[i].size == FL_WAIT_U32) continue;
-    if (!add_values(words[i], into)) return Gathered::other_value;
+    if (places[i].place == WordPlace::word && words[i].size != FL_WAIT_U64) continue;
+    into.add_values(i, words[i], first[i]);
   }
-  return Gathered::all;
+  return 0;
 }
 
 // One try. Nothing: what was looked up did not hold any more.
@@ -294,29 +316,24 @@ std::optional<long> wait_in_kernel(MyRecord& mine, std::span<const Word> words,
   wire::ThreadRecord& record = *mine.record;
   const std::uint32_t end = record.end.load(std::memory_order_acquire);
   const Waiting waiting(record, words, 0);
-  std::vector<futex_waitv> futexes;
-  futexes.reserve(kMostFutexesOfWord * words.size() + 1);
-  switch (gather(words, places, record, end, futexes)) {
-    case Gathered::changed:
-      return std::nullopt;
-    case Gathered::other_value:
-      return -EAGAIN;
-    case Gathered::all:
-      break;
-  }
-  const long woken = futex::wait_any(futexes.data(), static_cast<unsigned>(futexes.size()),
-                                     timeout.until(), timeout.clock());
-  const auto count = static_cast<long>(words.size());
-  if (woken >= 0 && woken < count) return woken;
+  Futexes futexes(words.size());
+  const auto gathered = gather(words, places, record, end, futexes);
+  if (!gathered) return std::nullopt;
+  if (*gathered != 0) return *gathered;
+  const long woken =
+      futex::wait_any(futexes.list().data(), static_cast<unsigned>(futexes.list().size()),
+                      timeout.until(), timeout.clock());
   const bool ended = record.end.load(std::memory_order_acquire) != end;
-  if (woken == count || (woken == -EAGAIN && ended)) {
+  // Besides the daemon, a raw futex(2) user of this process may have woken the word itself.
+  const std::size_t word =
+      woken < 0 ? words.size() : futexes.word_of(static_cast<std::size_t>(woken));
+  if (word < words.size()) return static_cast<long>(word);
+  if (woken >= 0 || (woken == -EAGAIN && ended)) {
     return record.end_reason.load(std::memory_order_relaxed);
   }
-  // A raw futex(2) user of this process woke a word itself.
-  if (woken > count) return 0;
   if (woken != -EAGAIN) return woken;
-  const bool expected = std::ranges::all_of(words, &Word::as_expected);
-  return expected ? std::optional<long>() : -EAGAIN;
+  const int looked = look_at(words);
+  return looked != 0 ? std::optional<long>(looked) : std::nullopt;
 }
 
 // Whether the thread can wait for the words by itself, and where.
@@ -392,6 +409,10 @@ long wake_word(std::uintptr_t address, int count, std::uint32_t bitset) {
     const Reading reading;
     if (woken == count || holds(reading, looked)) return woken;
   }
+}
+
+void expect_mapping_at(std::uintptr_t address) {
+  (void)channel_for(address);
 }
 
 long requeue_word(std::uintptr_t address, int wake, int requeue, std::uintptr_t target) {

@@ -21,6 +21,8 @@ namespace faultline::client {
 // timeout: settled.
 long wait_for_words(std::span<const Word> words, const Timeout& timeout, std::uint32_t bitset);
 long wake_word(std::uintptr_t address, int count, std::uint32_t bitset);
+// That there is a mapping of ours at an address that is in no book.
+void expect_mapping_at(std::uintptr_t address);
 long requeue_word(std::uintptr_t address, int wake, int requeue, std::uintptr_t target);
 
 }  // namespace faultline::client

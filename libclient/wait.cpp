@@ -63,12 +63,12 @@ bool alone() {
   return __libc_single_threaded != 0;
 }
 
-Way way_to_wait(const Word& word, std::uint32_t bitset) {
+Way way_to_wait(const Word& word) {
   const Reading reading;
   const Place& place = place_of(reading, word.address);
   if (place.kind != WordKind::shared || word.address % 4 != 0) return Way::daemon;
   const bool here = place.object->resident(place.offset) && !place.object->counted();
-  return here && (alone() || bitset != futex::kAnyBit) ? Way::kernel : Way::daemon;
+  return here && alone() ? Way::kernel : Way::daemon;
 }
 
 // What futex_waitv(2) is told of a word at its own address.
@@ -102,9 +102,10 @@ long wait_for_other_bits(const Word& word, Timeout& timeout, std::uint32_t bitse
   const Container around(word);
   const int clock = timeout.clock() == CLOCK_REALTIME ? FUTEX_CLOCK_REALTIME : 0;
   for (;;) {
-    const std::uint32_t seen = around.load();
-    if (!around.fits(word, seen)) return -EAGAIN;
-    const long ended = futex::wait(pointer(around.address), FUTEX_WAIT_BITSET | clock, seen,
+    const auto seen = around.load();
+    if (!seen) return -EFAULT;
+    if (!around.fits(word, *seen)) return -EAGAIN;
+    const long ended = futex::wait(pointer(around.address), FUTEX_WAIT_BITSET | clock, *seen,
                                    timeout.until(), bitset);
     // Another value: perhaps of the bytes beside the word alone.
     if (ended != -EAGAIN) return ended;
@@ -137,7 +138,7 @@ long wait_for(const Word& word, const timespec* given, std::uint32_t flags, std:
     return -EINVAL;
   }
   Timeout timeout(given, flags & kTimeoutFlags);
-  if (way_to_wait(word, bitset) == Way::kernel) return wait_shared(word, timeout, bitset);
+  if (way_to_wait(word) == Way::kernel) return wait_shared(word, timeout, bitset);
   if (const int error = timeout.settle(); error != 0) return error;
   return faultline::client::wait_for_words(std::span(&word, 1), timeout, bitset);
 }
@@ -169,13 +170,24 @@ long requeue_at(const void* address, int operation, std::uint32_t expected, int 
     return futex::two(address, operation, static_cast<std::uint32_t>(wake),
                       static_cast<std::uint32_t>(requeue), target, expected);
   }
-  if (operation == FUTEX_CMP_REQUEUE && !Word{from, expected}.as_expected()) return -EAGAIN;
+  if (operation == FUTEX_CMP_REQUEUE) {
+    if (const int looked = Word{from, expected}.look(); looked != 0) return looked;
+  }
   return faultline::client::requeue_word(from, wake, requeue, to);
 }
 
+// Whether the word can be written to, as the kernel sees it; the page is this process's own then.
+bool writable(const void* target) {
+  // The kernel sets no bit of it, and finds then that it does not know the comparison.
+  constexpr std::uint32_t kNothing = (std::uint32_t{FUTEX_OP_OR} << 28) | (std::uint32_t{15} << 24);
+  static constexpr std::uint32_t kNobody = 0;
+  return futex::two(&kNobody, FUTEX_WAKE_OP_PRIVATE, 0, 0, target, kNothing) != -EFAULT;
+}
+
 // As the kernel does it, linux/futex.h: FUTEX_OP. Returns whether the old value compared; -ENOSYS
-// an unknown operation.
+// an unknown operation; -EFAULT.
 int change_word(void* target, std::uint32_t operation) {
+  if (!writable(target)) return -EFAULT;
   const bool shift = (operation & (std::uint32_t{FUTEX_OP_OPARG_SHIFT} << 28)) != 0;
   const auto sign_extended = [](std::uint32_t twelve_bits) {
     return static_cast<std::uint32_t>(static_cast<std::int32_t>(twelve_bits << 20) >> 20);
@@ -230,11 +242,14 @@ long wake_op_at(const void* address, int wake, void* target, int target_wake,
   const auto from = reinterpret_cast<std::uintptr_t>(address);
   const auto to = reinterpret_cast<std::uintptr_t>(target);
   if (from % 4 != 0 || to % 4 != 0) return -EINVAL;
-  if (both_shared(address, target)) {
+  // The kernel wakes one for a count of 0.
+  if (wake > 0 && target_wake > 0 && both_shared(address, target)) {
     return futex::two(address, FUTEX_WAKE_OP, static_cast<std::uint32_t>(wake),
                       static_cast<std::uint32_t>(target_wake), target, operation);
   }
-  if (kind_of(to) == WordKind::unknown) return -EFAULT;
+  for (const std::uintptr_t word : {from, to}) {
+    if (kind_of(word) == WordKind::unknown) faultline::client::expect_mapping_at(word);
+  }
   const int compared = change_word(target, operation);
   if (compared < 0) return compared;
   const long woken = wake_at(from, wake, futex::kAnyBit);

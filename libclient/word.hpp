@@ -1,15 +1,32 @@
 // A word that is waited for, and the value that it should have.
 #pragma once
 
+#include <sys/uio.h>
+#include <unistd.h>
+
 #include <array>
-#include <atomic>
+#include <cerrno>
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "faultline/faultline.h"
 
 namespace faultline::client {
 
 inline constexpr std::uint32_t kSizeFlags = 3;
+
+// Reads 1, 2, 4 or 8 bytes through the kernel: another thread may be unmapping them at this moment,
+// which must not end the process. Nothing where they are gone.
+[[nodiscard]] inline std::optional<std::uint64_t> read_memory(std::uintptr_t address,
+                                                              std::size_t bytes) {
+  std::uint64_t value = 0;
+  const iovec into{&value, bytes};
+  const iovec from{reinterpret_cast<void*>(address), bytes};
+  const ssize_t read = ::process_vm_readv(::getpid(), &into, 1, &from, 1, 0);
+  if (read == static_cast<ssize_t>(bytes)) return value;
+  return std::nullopt;
+}
 
 struct Word {
   std::uintptr_t address = 0;
@@ -27,24 +44,11 @@ struct Word {
   [[nodiscard]] bool holds(std::uint64_t value) const {
     return (value & mask()) == (expected & mask());
   }
-  // Looks at it.
-  [[nodiscard]] bool as_expected() const {
-    switch (size) {
-      case FL_WAIT_U8:
-        return holds(load<std::uint8_t>());
-      case FL_WAIT_U16:
-        return holds(load<std::uint16_t>());
-      case FL_WAIT_U64:
-        return holds(load<std::uint64_t>());
-      default:
-        return holds(load<std::uint32_t>());
-    }
-  }
-
- private:
-  template <typename T>
-  [[nodiscard]] T load() const {
-    return std::atomic_ref(*reinterpret_cast<T*>(address)).load();
+  // Looks at it. 0: it is as expected; -EAGAIN it is not; -EFAULT it is gone.
+  [[nodiscard]] int look() const {
+    const auto value = read_memory(address, bytes());
+    if (!value) return -EFAULT;
+    return holds(*value) ? 0 : -EAGAIN;
   }
 };
 
@@ -54,8 +58,11 @@ struct Container {
       : address(word.address & ~std::uintptr_t{3}),
         shift(8 * static_cast<unsigned>(word.address & 3)) {}
 
-  [[nodiscard]] std::uint32_t load() const {
-    return std::atomic_ref(*reinterpret_cast<std::uint32_t*>(address)).load();
+  // Nothing where it is gone.
+  [[nodiscard]] std::optional<std::uint32_t> load() const {
+    const auto value = read_memory(address, sizeof(std::uint32_t));
+    if (!value) return std::nullopt;
+    return static_cast<std::uint32_t>(*value);
   }
   // Whether the word has its value where the container has this one.
   [[nodiscard]] bool fits(const Word& word, std::uint32_t value) const {
