@@ -142,9 +142,11 @@ void WaitWorker::attend() {
   std::vector<Doorbell*> rung;
   rung.swap(rung_);
   for (Doorbell* doorbell : rung) {
+    doorbell->looking();
     const std::shared_ptr<Client> client = doorbell->client();
     if (client->closed) {
-      doorbells_.erase(client.get());
+      // Where its read is still under way, that ends, and it is looked at once more.
+      if (!doorbell->in_flight()) doorbells_.erase(client.get());
       continue;
     }
     look_at(client);
@@ -154,14 +156,7 @@ void WaitWorker::attend() {
   std::vector<Request> again;
   again.swap(postponed_);
   for (const Request& request : again) {
-    if (request.client->closed) continue;
-    if (auto done = carry_out(request); !done) {
-      if (done.error().code() == EBUSY) {
-        postponed_.push_back(request);
-      } else {
-        request.client->channel->answer(asker_of(request.asked), {-done.error().code(), {}});
-      }
-    }
+    if (!request.client->closed) attempt(request);
   }
   if (timer_.take()) {
     end_those_out_of_time();
@@ -197,10 +192,8 @@ void WaitWorker::leave(std::shared_ptr<Client> client) {
     std::erase_if(threads_, [&](const auto& any) { return any.first.first == client.get(); });
     const auto doorbell = doorbells_.find(client.get());
     if (doorbell == doorbells_.end()) return;
-    // Its completion, now or when it is cancelled, has it taken out.
     ring_->cancel(*doorbell->second);
-    const bool rung = std::ranges::find(rung_, doorbell->second.get()) != rung_.end();
-    if (!doorbell->second->in_flight() && !rung) rung_.push_back(doorbell->second.get());
+    doorbell->second->look_soon();  // which erases it
   });
 }
 
@@ -215,14 +208,7 @@ void WaitWorker::look_at(const std::shared_ptr<Client>& client) {
   for (; taken < kMostAtOnce; ++taken) {
     const auto asked = channel.take();
     if (!asked) break;
-    const Request request{client, *asked};
-    if (auto done = carry_out(request); !done) {
-      if (done.error().code() == EBUSY) {
-        postponed_.push_back(request);
-      } else {
-        channel.answer(asker_of(*asked), {-done.error().code(), {}});
-      }
-    }
+    attempt({client, *asked});
   }
   if (taken == 0) return;
   const auto now = std::chrono::steady_clock::now();
@@ -269,11 +255,26 @@ Status WaitWorker::check(const Request& request) const {
     return fail(EINVAL, "waiting for an unaligned word");
   }
   if (asked.mask == 0) return fail(EINVAL, "waiting for no bit");
+  if (asked.delivery == wire::Delivery::record && asked.record == 0) {
+    return fail(EINVAL, "waiting with a record that there is not");
+  }
   if (request.client->waits.size() + request.client->told.size() >= Client::kMostWaits) {
     return fail(EUSERS, "waiting for more than " + std::to_string(Client::kMostWaits) +
                             " words at a time, or with so many completions that were not taken");
   }
   return {};
+}
+
+void WaitWorker::attempt(const Request& request) {
+  // What one thread asks is carried out in its order: the words of one wait, and its cancelling.
+  const bool later = std::ranges::any_of(postponed_, [&](const Request& other) {
+    return other.client == request.client && other.asked.record == request.asked.record;
+  });
+  if (later) return postponed_.push_back(request);
+  auto done = carry_out(request);
+  if (done) return;
+  if (done.error().code() == EBUSY) return postponed_.push_back(request);
+  request.client->channel->answer(asker_of(request.asked), {-done.error().code(), {}});
 }
 
 Status WaitWorker::carry_out(const Request& request) {
@@ -424,6 +425,17 @@ void WaitWorker::queue_again() {
   }
 }
 
+void WaitWorker::submit_waits() {
+  // Its client is about to look at the word's value, so none may be left behind. Each turn but the
+  // first takes another change of the same word's place at this very moment.
+  constexpr unsigned kMostTurns = 16;
+  ring_->poll();
+  for (unsigned turn = 0; turn < kMostTurns && !requeued_.empty(); ++turn) {
+    queue_again();
+    ring_->poll();
+  }
+}
+
 Status WaitWorker::queue_at_object(BrokeredWait& wait, const space::Vma& vma) {
   uncount(wait);
   wait.object = vma.object;
@@ -546,7 +558,7 @@ Status WaitWorker::wait(const Request& request) {
   wait.unannounced = true;
   auto queued = queue(wait);
   // The kernel has looked at the value when this returns.
-  if (queued) ring_->poll();
+  if (queued) submit_waits();
   wait.unannounced = false;
   const bool over_already = wait.state == BrokeredWait::State::over;
   if (queued && over_already && wait.outcome != 0) {
@@ -563,7 +575,9 @@ Status WaitWorker::wait(const Request& request) {
   if (over_already) {
     send(wait);
   } else if (asked.until != 0) {
-    wait.until = static_cast<std::int64_t>(asked.until);
+    // A time that there cannot be has passed.
+    const bool real = asked.until <= static_cast<std::uint64_t>(INT64_MAX);
+    wait.until = real ? static_cast<std::int64_t>(asked.until) : 1;
     deadlines_.emplace(wait.until, &wait);
   }
   return {};
@@ -587,7 +601,8 @@ Status WaitWorker::wait_for_any(const Request& request) {
     forget(wait);
     if (queued.error().code() == EBUSY) return queued;
     any.told = true;
-    for (BrokeredWait* other : any.waits) recall(*other, ECANCELED);
+    const std::vector<BrokeredWait*> others = any.waits;  // who is over leaves the list
+    for (BrokeredWait* other : others) recall(*other, ECANCELED);
     return queued;
   }
   any.waits.push_back(&wait);
@@ -598,7 +613,7 @@ Status WaitWorker::wait_for_any(const Request& request) {
            !AbsentWaits::stays(each->offset);
   });
   if (by_kernel) return {};
-  ring_->poll();
+  submit_waits();
   const Any& still = threads_.at(thread);
   bool look = false;
   for (BrokeredWait* each : still.waits) look = client_must_look(*each) || look;
@@ -690,7 +705,8 @@ void WaitWorker::tell_thread(BrokeredWait& wait, int outcome) {
     // The thread that cancels waits for its answer: the first that is over is it.
     thread->second.told = true;
     wait.client->channel->answer({wait.record, wait.request}, {outcome, {wait.index, 0, 0}});
-    for (BrokeredWait* other : thread->second.waits) {
+    const std::vector<BrokeredWait*> others = thread->second.waits;  // who is over leaves the list
+    for (BrokeredWait* other : others) {
       if (other != &wait) recall(*other, ECANCELED);
     }
   } else if (outcome == 0) {
@@ -808,15 +824,19 @@ void WaitWorker::end_those_out_of_time() {
 }
 
 void WaitWorker::set_timer() {
-  if (timer_.in_flight()) ring_->cancel(timer_);
-  std::optional<std::chrono::nanoseconds> after;
-  if (!deadlines_.empty()) {
-    after = std::chrono::nanoseconds(std::max<std::int64_t>(
-        deadlines_.begin()->first - now_of(std::chrono::steady_clock::now()), 1));
+  if (deadlines_.empty() && undelivered_.empty()) return;
+  const std::int64_t now = now_of(std::chrono::steady_clock::now());
+  std::int64_t at = deadlines_.empty() ? INT64_MAX : deadlines_.begin()->first;
+  if (!undelivered_.empty()) {
+    at = std::min(at, now + std::chrono::nanoseconds(kAgainAfter).count());
   }
-  if (!undelivered_.empty())
-    after = std::min<std::chrono::nanoseconds>(after.value_or(kAgainAfter), kAgainAfter);
-  if (after) ring_->timeout(timer_, *after);
+  if (timer_.in_flight()) {
+    // One that ends early comes back here; one that ends too late is cancelled, and does so too.
+    if (timer_at_ > at) ring_->cancel(timer_);
+    return;
+  }
+  timer_at_ = at;
+  ring_->timeout(timer_, std::chrono::nanoseconds(std::max<std::int64_t>(at - now, 1)));
 }
 
 // --- a page parts

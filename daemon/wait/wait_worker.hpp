@@ -71,15 +71,21 @@ class WaitWorker {
    public:
     Doorbell(WaitWorker& worker, std::shared_ptr<Client> client)
         : worker_(worker), client_(std::move(client)) {}
-    void on_complete(int) override { worker_.rung_.push_back(this); }
+    void on_complete(int) override { look_soon(); }
 
     void listen();
+    // Has the worker look at its client, once.
+    void look_soon() {
+      if (!std::exchange(soon_, true)) worker_.rung_.push_back(this);
+    }
+    void looking() { soon_ = false; }
     [[nodiscard]] const std::shared_ptr<Client>& client() const { return client_; }
 
    private:
     WaitWorker& worker_;
     const std::shared_ptr<Client> client_;
     std::uint64_t count_ = 0;
+    bool soon_ = false;  // it is among the worker's rung_
   };
   class Signal final : public kernel::RingOperation {
    public:
@@ -109,6 +115,8 @@ class WaitWorker {
   void look_at(const std::shared_ptr<Client>& client);
   // Whether there is, or soon may be, more to do.
   [[nodiscard]] bool linger();
+  // Carries it out, or postpones it, or answers why it cannot be.
+  void attempt(const Request& request);
   // Errors: what the client is answered; EBUSY of a word that moves: to be carried out later.
   Status carry_out(const Request& request);
   [[nodiscard]] Status check(const Request& request) const;
@@ -130,6 +138,8 @@ class WaitWorker {
   // Hangs it on its word, and has the kernel queue it, now or when its page has come.
   Status queue(BrokeredWait& wait);
   void queue_again();
+  // Has the kernel queue what was asked for, also where the word was given another slot meanwhile.
+  void submit_waits();
   Status queue_at_object(BrokeredWait& wait, const space::Vma& vma);
   Status queue_while_absent(BrokeredWait& wait, PageIndex page);
   Status compare_and_queue(BrokeredWait& wait);
@@ -181,6 +191,7 @@ class WaitWorker {
   std::uint64_t mail_count_ = 0;
   Signal mail_;
   Signal timer_;
+  std::int64_t timer_at_ = 0;  // CLOCK_MONOTONIC, nanoseconds; while it is in flight
   bool stopping_ = false;
   std::thread thread_;
 };

@@ -178,7 +178,7 @@ class WordTable {
   std::unordered_map<GroupKey, std::vector<SlotIndex>, HashGroupKey> groups_;
   std::size_t moving_ = 0;  // words
   std::size_t hooks_ = 0;   // on words
-  WaitHook ended_;  // a ring
+  WaitHook ended_;          // a ring
 };
 
 }  // namespace faultline::wait
