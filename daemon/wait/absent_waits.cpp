@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <future>
+#include <iterator>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "daemon/wait/brokered_wait.hpp"
@@ -15,6 +18,7 @@ bool AbsentWaits::enter(BrokeredWait& wait, PageIndex page) {
   {
     const std::lock_guard lock(mutex_);
     waits_[key].push_back(&wait);
+    wait.page_comes = false;
   }
   // Pairs with the fence in MemoryObject between a page's leaving the state absent and the look at
   // who watches.
@@ -72,18 +76,38 @@ int AbsentWaits::wake_at_object(const memory::MemoryObject& object, ByteCount of
   return away + std::max(woken, 0);
 }
 
+bool AbsentWaits::comes(const BrokeredWait& wait) const {
+  const std::lock_guard lock(mutex_);
+  return wait.page_comes;
+}
+
 void AbsentWaits::pages_come(memory::MemoryObject& object, PageIndex first, PageCount count) {
-  std::map<WaitWorker*, std::vector<BrokeredWait*>> of_workers;
+  // By their numbers: one whose word moves meanwhile may be over before its worker reads this.
+  using Numbers = std::vector<std::pair<std::shared_ptr<Client>, std::uint32_t>>;
+  std::map<WaitWorker*, Numbers> of_workers;
+  std::vector<std::shared_future<void>> others;
+  std::promise<void> all;
+  auto mine = coming_.end();
   {
     const std::lock_guard lock(mutex_);
+    for (const Coming& other : coming_) {
+      if (other.object == object.id() && other.first < first + count &&
+          first < other.first + other.count) {
+        others.push_back(other.queued);
+      }
+    }
     auto at = waits_.lower_bound({object.id(), first});
     while (at != waits_.end() && at->first < Key{object.id(), first + count}) {
       std::erase_if(at->second, [&](BrokeredWait* wait) {
         if (stays(wait->offset)) return false;
-        of_workers[wait->client->worker].push_back(wait);
+        wait->page_comes = true;
+        of_workers[wait->client->worker].emplace_back(wait->client, wait->id);
         return true;
       });
       at = at->second.empty() ? waits_.erase(at) : std::next(at);
+    }
+    if (!of_workers.empty()) {
+      mine = coming_.insert(coming_.end(), {object.id(), first, count, all.get_future().share()});
     }
   }
   std::vector<std::future<void>> queued;
@@ -91,13 +115,19 @@ void AbsentWaits::pages_come(memory::MemoryObject& object, PageIndex first, Page
     auto done = std::make_shared<std::promise<void>>();
     auto future = done->get_future();
     const bool posted = worker->post([worker = worker, waits = std::move(waits), done] {
-      for (BrokeredWait* wait : waits) worker->page_came(*wait);
+      for (const auto& [client, id] : waits) worker->page_came(*client, id);
       worker->submit();
       done->set_value();
     });
     if (posted) queued.push_back(std::move(future));
   }
   for (const auto& each : queued) each.wait();
+  if (!of_workers.empty()) {
+    all.set_value();
+    const std::lock_guard lock(mutex_);
+    coming_.erase(mine);
+  }
+  for (const auto& other : others) other.wait();
 }
 
 }  // namespace faultline::wait

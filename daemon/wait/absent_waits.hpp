@@ -10,12 +10,16 @@
 // the other. A raw futex(2) user, or a store, needs the page, and so comes after the waits are
 // queued; and as they are queued, the kernel compares the word's value with what is expected.
 //
+// Several threads may make one page resident at a time: each gives it to nobody before the waits
+// that any of them took out are queued.
+//
 // Locking: mutex_ guards all; leaf lock but for the mailboxes of workers, which are posted to under
 // it. Thread-safe. A thread that calls pages_come blocks until the workers have queued the waits,
 // and so must not be one of them.
 #pragma once
 
 #include <cstdint>
+#include <future>
 #include <list>
 #include <map>
 #include <mutex>
@@ -36,6 +40,8 @@ class AbsentWaits final : public memory::PageWatcher {
   [[nodiscard]] bool enter(BrokeredWait& wait, PageIndex page);
   // False: it is not here any more: it was woken, or its page comes. Its worker has been posted to.
   [[nodiscard]] bool leave(BrokeredWait& wait);
+  // Of one that is not here any more: whether its page comes, and it was not woken.
+  [[nodiscard]] bool comes(const BrokeredWait& wait) const;
   // Wakes at most count of those who wait for the object's word. Returns how many.
   [[nodiscard]] int wake(const memory::MemoryObject& object, std::uint64_t offset, int count,
                          std::uint32_t mask);
@@ -50,8 +56,17 @@ class AbsentWaits final : public memory::PageWatcher {
  private:
   using Key = std::pair<ObjectId, PageIndex>;
 
-  std::mutex mutex_;
+  // Pages whose waits are on their way to the kernel.
+  struct Coming {
+    ObjectId object;
+    PageIndex first;
+    PageCount count;
+    std::shared_future<void> queued;
+  };
+
+  mutable std::mutex mutex_;
   std::map<Key, std::list<BrokeredWait*>> waits_;
+  std::list<Coming> coming_;
 };
 
 }  // namespace faultline::wait

@@ -51,8 +51,9 @@ class BrokeredWait final : public kernel::RingOperation, public WaitHook {
   const std::uint32_t request;
   const wire::Delivery delivery;
   const std::uint8_t size;
-  std::uint8_t index = 0;  // among the words of one fl_waitv
-  bool counted = false;    // on the board of its object
+  std::uint8_t index = 0;   // among the words of one fl_waitv
+  bool page_comes = false;  // AbsentWaits has it no more, its worker queues it
+  bool counted = false;     // on the board of its object
   bool taken_back = false;
   bool unannounced = false;  // its client does not know its number yet
   enum class State : std::uint8_t {

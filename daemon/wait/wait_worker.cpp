@@ -502,15 +502,18 @@ void WaitWorker::seen_while_absent(std::uint32_t id, const std::shared_ptr<Clien
   const auto at = client->waits.find(id);
   if (at == client->waits.end()) return;
   BrokeredWait& wait = *at->second;
-  // Where the page has come meanwhile, the kernel compares.
-  if (wait.state != BrokeredWait::State::absent) return;
-  const bool fits = value && container_with(wait, *value);
-  if (fits || !absent_.leave(wait)) return;
-  over(wait, value ? -EAGAIN : -EFAULT);
+  if (value && container_with(wait, *value)) return;
+  // Where the page has come meanwhile, the kernel compares. Where it has parted, nobody does.
+  const bool parted = wait.state == BrokeredWait::State::queued && wait.object == nullptr;
+  if (wait.state == BrokeredWait::State::absent || parted) recall(wait, value ? EAGAIN : EFAULT);
 }
 
-void WaitWorker::page_came(BrokeredWait& wait) {
-  if (wait.state != BrokeredWait::State::absent) return;
+void WaitWorker::page_came(const Client& client, std::uint32_t id) {
+  const auto at = client.waits.find(id);
+  if (at == client.waits.end()) return;
+  BrokeredWait& wait = *at->second;
+  if (wait.state != BrokeredWait::State::absent)
+    return;  // its page has parted before this was read
   if (wait.reason != 0) return over(wait, -wait.reason);
   if (auto queued = compare_and_queue(wait); !queued) over(wait, -queued.error().code());
 }
@@ -860,7 +863,10 @@ void WaitWorker::move_now(const std::vector<Word*>& words) {
   for (const Word* word : words) {
     for (WaitHook* hook : words_.hooks_of(*word)) {
       BrokeredWait& wait = wait_of(*hook);
-      if (wait.state == BrokeredWait::State::absent && !absent_.leave(wait)) continue;
+      if (wait.state == BrokeredWait::State::absent && !absent_.leave(wait) &&
+          !absent_.comes(wait)) {
+        continue;  // it was woken: a letter says so
+      }
       if (wait.state != BrokeredWait::State::queued && wait.state != BrokeredWait::State::absent) {
         continue;
       }
@@ -878,7 +884,8 @@ void WaitWorker::move_now(const std::vector<Word*>& words) {
     if (wait->reason != 0) {
       over(*wait, -wait->reason);
     } else if (auto queued = queue_at_slot(*wait); !queued) {
-      over(*wait, -queued.error().code());
+      const int ended = unhook(*wait);  // why, where its word was dropped meanwhile
+      over(*wait, -(ended != 0 ? ended : queued.error().code()));
     }
   }
   ring_->submit();

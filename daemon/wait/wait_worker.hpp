@@ -61,7 +61,7 @@ class WaitWorker {
 
   // --- on the worker, for AbsentWaits
   void woken_while_absent(BrokeredWait& wait) { over(wait, 0); }
-  void page_came(BrokeredWait& wait);
+  void page_came(const Client& client, std::uint32_t id);
   void submit() { ring_->submit(); }
 
  private:

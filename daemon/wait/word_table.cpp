@@ -187,6 +187,7 @@ void WordTable::settle(const std::vector<Word*>& moved) {
   const std::lock_guard lock(mutex_);
   for (Word* word : moved) word->moving = false;
   moving_ -= moved.size();
+  std::erase_if(leaving_, [](const auto& node) { return !node.mapped().moving; });
 }
 
 void WordTable::end_hooks_locked(Word& word, int error) {
@@ -206,7 +207,11 @@ void WordTable::drop_locked(Words& words, Words::iterator at, int error) {
   leave_locked(at->first, word);
   if (has_slot(word)) lot_.give_up(word.slot);
   end_hooks_locked(word, error);
-  words.erase(at);
+  if (word.moving) {
+    leaving_.push_back(words.extract(at));
+  } else {
+    words.erase(at);
+  }
 }
 
 void WordTable::drop(SpaceId space, Vaddr start, Vaddr end, int error,

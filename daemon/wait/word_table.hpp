@@ -176,9 +176,10 @@ class WordTable {
   Lot lot_;
   std::unordered_map<SpaceId, Words> spaces_;
   std::unordered_map<GroupKey, std::vector<SlotIndex>, HashGroupKey> groups_;
-  std::size_t moving_ = 0;  // words
-  std::size_t hooks_ = 0;   // on words
-  WaitHook ended_;          // a ring
+  std::size_t moving_ = 0;                 // words
+  std::size_t hooks_ = 0;                  // on words
+  WaitHook ended_;                         // a ring
+  std::vector<Words::node_type> leaving_;  // dropped while they moved: there until that is over
 };
 
 }  // namespace faultline::wait
