@@ -74,6 +74,7 @@ ShownWaits waits_of(const Client& client, const WordTable& words, std::size_t mo
       ++shown.left_out;
       return;
     }
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-static-cast-downcast): a hook is nothing else
     const auto& wait = static_cast<const BrokeredWait&>(hook);
     kept.push_back({word, wait.since, told_by(wait), wait.record});
   });

@@ -7,6 +7,7 @@
 // or decimal. Must never write what it does not read back as the same key.
 #pragma once
 
+#include <array>
 #include <charconv>
 #include <cstdint>
 #include <optional>
@@ -33,9 +34,9 @@ struct KeyForm {
   std::string_view word;
   char before_offset = 0;
 };
-inline constexpr KeyForm kKeyForms[] = {{KeyKind::object, "object", '+'},
-                                        {KeyKind::space, "space", '@'},
-                                        {KeyKind::frame, "frame", '+'}};
+inline constexpr std::array kKeyForms{KeyForm{KeyKind::object, "object", '+'},
+                                      KeyForm{KeyKind::space, "space", '@'},
+                                      KeyForm{KeyKind::frame, "frame", '+'}};
 
 // Nothing unless the whole text is one number.
 inline std::optional<std::uint64_t> number_from(std::string_view text, int base) {
@@ -51,10 +52,12 @@ inline std::optional<std::uint64_t> number_from(std::string_view text, int base)
 inline std::string to_text(const WordKey& key) {
   for (const detail::KeyForm& form : detail::kKeyForms) {
     if (form.kind != key.kind) continue;
-    char digits[16];
-    const auto [end, code] = std::to_chars(digits, digits + sizeof(digits), key.offset, 16);
-    return std::string(form.word) + ":" + std::to_string(key.id) + form.before_offset + "0x" +
-           std::string(digits, end);
+    std::array<char, 16> digits{};
+    const char* const end =
+        std::to_chars(digits.data(), digits.data() + digits.size(), key.offset, 16).ptr;
+    std::string text(form.word);
+    text += ":" + std::to_string(key.id) + form.before_offset + "0x";
+    return text.append(digits.data(), static_cast<std::size_t>(end - digits.data()));
   }
   return {};
 }
