@@ -84,19 +84,24 @@ Installed copy_pages(const kernel::Userfaultfd& uffd, const Vma& vma, PageIndex 
   Installed result = install(
       vma, page, count,
       [&](PageIndex at, PageCount n) {
-        if (by_page) {
-          // Who waits for its words must have followed it before the writer runs.
-          parted = parted + parting.record(vma, at, kOnePage);
-          n = kOnePage;
-        }
+        // The writer runs as soon as its page is there, and may ask who it is at once: of a word's
+        // value, for one. Where waits follow the page, they must have followed before.
+        const bool first = by_page || at == page;
+        const PageCount recorded = first ? parting.record(vma, at, kOnePage) : PageCount{0};
+        if (by_page) n = kOnePage;
         const std::byte* from = source == Source::zeroes ? zeroes.data() : vma.object->content(at);
         const RangeResult done =
             uffd.copy_range(vma.address_of(at), from, vma.page_size().bytes(n));
         if (done.error == EFAULT) vma.object->recheck(at);
-        if (done.done > ByteCount{0} && !by_page) {
-          // The writer runs already. Who reads the record waits for answers under way first.
-          parted = parted + parting.record(vma, at, vma.page_size().pages(done.done));
+        const PageCount made = vma.page_size().pages(done.done);
+        if (made == PageCount{0} && !by_page && recorded > PageCount{0}) {
+          vma.activity->forget_break(at, kOnePage);
+        } else {
+          parted = parted + recorded;
         }
+        if (first && made <= kOnePage) return done;
+        const PageIndex rest = first ? at + kOnePage : at;
+        if (made > PageCount{0}) parted = parted + parting.record(vma, rest, at + made - rest);
         return done;
       },
       [&](PageIndex at) { return at != page && present == Present::passed_over; });

@@ -630,6 +630,8 @@ Status WaitWorker::cancel(const Request& request) {
     // Its answer, now or a moment later, is that of the wait.
     const auto thread = threads_.find({client.get(), asked.record});
     if (thread == threads_.end()) return {};
+    // The kernel looks at a word's value before the time, also where that has passed already.
+    submit_waits();
     const std::vector<BrokeredWait*> waits = thread->second.waits;
     for (BrokeredWait* wait : waits) recall(*wait, ECANCELED);
     return {};
