@@ -85,6 +85,17 @@ std::shared_ptr<Connection> connection_to(const std::string& path) {
   return connection;
 }
 
+MyRecord& my_known_record() {
+  MyRecord& mine = my_record();
+  if (mine.known) return mine;
+  // Those that are made later have it at once, see connection_to().
+  for (const auto& connection : all_connections()) {
+    if (!connection->broken()) (void)connection->channel();
+  }
+  mine.known = true;
+  return mine;
+}
+
 std::vector<std::shared_ptr<Connection>> all_connections() {
   Connections& all = connections();
   const std::lock_guard lock(all.mutex);

@@ -16,4 +16,8 @@ std::shared_ptr<Connection> connection_to(const std::string& path);
 // Those that there are.
 std::vector<std::shared_ptr<Connection>> all_connections();
 
+// The calling thread's record, of which every daemon that this process is connected to knows from
+// here on: what it says of the thread would be said in vain otherwise. Throws Failure.
+[[nodiscard]] MyRecord& my_known_record();
+
 }  // namespace faultline::client

@@ -12,10 +12,7 @@ extern "C" {
 int fl_robust_begin(void) {
   return faultline::client::guarded([] {
     if (fl_robust_self.list != nullptr) return;
-    const MyRecord& mine = faultline::client::my_record();
-    for (const auto& connection : faultline::client::all_connections()) {
-      if (!connection->broken()) (void)connection->channel();
-    }
+    const MyRecord& mine = faultline::client::my_known_record();
     fl_robust_self.list = reinterpret_cast<fl_robust_list*>(&mine.record->robust);
   });
 }

@@ -152,8 +152,12 @@ class Queues {
 // What a thread says of itself while it waits.
 class Waiting {
  public:
-  Waiting(wire::ThreadRecord& record, std::span<const Word> words, std::uint32_t flags)
-      : record_(record) {
+  Waiting(MyRecord& mine, std::span<const Word> words, std::uint32_t flags)
+      : record_(*mine.record) {
+    mine.last_wait = (mine.last_wait + 1) % wire::kWaitingNumbers;
+    what_ = static_cast<std::uint32_t>(words.size()) | flags |
+            mine.last_wait << wire::kWaitingNumberShift;
+    wire::ThreadRecord& record = record_;
     for (std::size_t i = 0; i < words.size(); ++i) {
       record.words.at(i).store(words[i].address, std::memory_order_relaxed);
     }
@@ -162,17 +166,21 @@ class Waiting {
     record.since.store(static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
                            static_cast<std::uint64_t>(now.tv_nsec),
                        std::memory_order_relaxed);
-    record.waiting.store(static_cast<std::uint32_t>(words.size()) | flags,
-                         std::memory_order_release);
+    record.waiting.store(what_, std::memory_order_release);
     // Pairs with the daemon's fence in end_threads.
     std::atomic_thread_fence(std::memory_order_seq_cst);
   }
   Waiting(const Waiting&) = delete;
   Waiting& operator=(const Waiting&) = delete;
   ~Waiting() { record_.waiting.store(0, std::memory_order_release); }
+  // Once `end` has changed: whether this wait is meant.
+  [[nodiscard]] bool meant() const {
+    return record_.end_of.load(std::memory_order_relaxed) == what_;
+  }
 
  private:
   wire::ThreadRecord& record_;
+  std::uint32_t what_ = 0;
 };
 
 // 0: all are as expected; otherwise what the first is that is not.
@@ -218,7 +226,7 @@ long wait_through_daemon(std::span<const Word> words, const Timeout& timeout,
   MyRecord& mine = my_record();
   std::vector<wire::Submission> requests = requests_for(words, bitset);
   mine.record->result.store(-EINPROGRESS, std::memory_order_relaxed);
-  const Waiting waiting(*mine.record, words, wire::kWaitingAsked);
+  const Waiting waiting(mine, words, wire::kWaitingAsked);
   channel->submit(mine, requests);
   bool armed = false;
   int given_up = 0;  // why
@@ -315,7 +323,7 @@ std::optional<long> wait_in_kernel(MyRecord& mine, std::span<const Word> words,
                                    std::span<const Looked> places, const Timeout& timeout) {
   wire::ThreadRecord& record = *mine.record;
   const std::uint32_t end = record.end.load(std::memory_order_acquire);
-  const Waiting waiting(record, words, 0);
+  const Waiting waiting(mine, words, 0);
   Futexes futexes(words.size());
   const auto gathered = gather(words, places, record, end, futexes);
   if (!gathered) return std::nullopt;
@@ -329,6 +337,7 @@ std::optional<long> wait_in_kernel(MyRecord& mine, std::span<const Word> words,
       woken < 0 ? words.size() : futexes.word_of(static_cast<std::size_t>(woken));
   if (word < words.size()) return static_cast<long>(word);
   if (woken >= 0 || (woken == -EAGAIN && ended)) {
+    if (!waiting.meant()) return std::nullopt;
     return record.end_reason.load(std::memory_order_relaxed);
   }
   if (woken != -EAGAIN) return woken;
@@ -377,7 +386,7 @@ long wait_for_words(std::span<const Word> words, const Timeout& timeout, std::ui
   // The kernel's queues know no bitset of a wait for several words, and a slot's is one.
   const bool few = kMostFutexesOfWord * words.size() + 1 <= FL_WAITV_MAX;
   if (bitset != futex::kAnyBit || !few) return wait_through_daemon(words, timeout, bitset);
-  MyRecord& mine = my_record();
+  MyRecord& mine = my_known_record();
   std::vector<Looked> places(words.size());
   for (;;) {
     if (!find_places(words, places)) return wait_through_daemon(words, timeout, bitset);

@@ -120,7 +120,7 @@ MyRecord& my_record() {
   all.free.reserve(wire::kThreadRecords);  // at a thread's end there is nobody to tell of ENOMEM
   // An answer to the thread that had it before must not be taken for one of ours.
   const std::uint32_t last = record_at(all, index).answered.load() / 2;
-  mine = {&record_at(all, index), index, last};
+  mine = {&record_at(all, index), index, last, 0, false};
   const auto tid = static_cast<std::uint32_t>(::gettid());
   mine.record->tid.store(tid);
   if (index > used.load()) used.store(index);

@@ -16,6 +16,8 @@ struct MyRecord {
   wire::ThreadRecord* record = nullptr;
   std::uint32_t index = 0;
   std::uint32_t last_request = 0;
+  std::uint32_t last_wait = 0;  // the number of its last wait by itself
+  bool known = false;           // to every daemon: see fork.hpp
 };
 
 // The calling thread's; made where it has none. Valid until the thread ends, or forks. Throws

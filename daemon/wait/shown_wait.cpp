@@ -91,7 +91,7 @@ ShownWaits waits_of(const Client& client, const WordTable& words, std::size_t mo
   client.channel->each_record([&](const wire::ThreadRecord& record) {
     // What it asked the daemon for is among the above.
     if ((record.waiting.load(std::memory_order_acquire) & wire::kWaitingAsked) != 0) return;
-    each_word(record, [&](std::size_t i) {
+    each_word(record.waiting.load(std::memory_order_acquire), [&](std::size_t i) {
       if (shown.waits.size() >= most) {
         ++shown.left_out;
         return;

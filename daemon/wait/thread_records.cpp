@@ -14,15 +14,6 @@ constexpr std::uint32_t kWaiters = 0x80000000;
 constexpr std::uint32_t kOwnerDied = 0x40000000;
 constexpr std::uint32_t kTidMask = 0x3fffffff;
 
-const space::Vma* vma_of(const std::vector<space::Vma>& mapped, Vaddr address) {
-  const auto after =
-      std::upper_bound(mapped.begin(), mapped.end(), address,
-                       [](Vaddr wanted, const space::Vma& vma) { return wanted < vma.start; });
-  if (after == mapped.begin()) return nullptr;
-  const space::Vma& before = *std::prev(after);
-  return before.contains(address) ? &before : nullptr;
-}
-
 // Of a lock that the dead thread held, or was about to take or to give up.
 void hand_over(const space::Vma* vma, Vaddr address, std::uint32_t tid, bool pending) {
   const bool lock = vma != nullptr && vma->sharing == space::Sharing::shared && vma->may_write &&
@@ -46,6 +37,15 @@ void hand_over(const space::Vma* vma, Vaddr address, std::uint32_t tid, bool pen
 
 }  // namespace
 
+const space::Vma* vma_of(const std::vector<space::Vma>& mapped, Vaddr address) {
+  const auto after =
+      std::upper_bound(mapped.begin(), mapped.end(), address,
+                       [](Vaddr wanted, const space::Vma& vma) { return wanted < vma.start; });
+  if (after == mapped.begin()) return nullptr;
+  const space::Vma& before = *std::prev(after);
+  return before.contains(address) ? &before : nullptr;
+}
+
 void end_threads(const channel::Channel& channel, int error,
                  const std::function<bool(Vaddr)>& condition) {
   // Pairs with the fence of a thread that has said what it waits for, and then looks whether that
@@ -53,11 +53,14 @@ void end_threads(const channel::Channel& channel, int error,
   std::atomic_thread_fence(std::memory_order_seq_cst);
   channel.each_record([&](wire::ThreadRecord& record) {
     bool here = false;
-    each_word(record, [&](std::size_t i) {
+    // Acquire: pairs with the thread's release after it wrote the words.
+    const std::uint32_t waiting = record.waiting.load(std::memory_order_acquire);
+    each_word(waiting, [&](std::size_t i) {
       here = here || condition(Vaddr{record.words[i].load(std::memory_order_relaxed)});
     });
     if (!here) return;
     record.end_reason.store(-error, std::memory_order_relaxed);
+    record.end_of.store(waiting, std::memory_order_relaxed);
     record.end.fetch_add(1, std::memory_order_release);
     (void)kernel::futex_wake_shared(record.end, 1);
   });
@@ -66,7 +69,7 @@ void end_threads(const channel::Channel& channel, int error,
 void move_threads(const channel::Channel& channel, const space::VaRange& from, Vaddr to) {
   std::atomic_thread_fence(std::memory_order_seq_cst);
   channel.each_record([&](wire::ThreadRecord& record) {
-    each_word(record, [&](std::size_t i) {
+    each_word(record.waiting.load(std::memory_order_acquire), [&](std::size_t i) {
       std::uint64_t address = record.words[i].load(std::memory_order_relaxed);
       if (address < from.start.value() || address >= from.end().value()) return;
       record.words[i].compare_exchange_strong(address,
@@ -75,8 +78,8 @@ void move_threads(const channel::Channel& channel, const space::VaRange& from, V
   });
 }
 
-void settle_affairs(const channel::Channel& channel, const WordTable& words, SpaceId space,
-                    const std::vector<space::Vma>& mapped) {
+void settle_affairs(const channel::Channel& channel, const std::vector<space::Vma>& mapped,
+                    const std::function<void(const space::Vma&, Vaddr)>& wake_one) {
   channel.each_record([&](wire::ThreadRecord& record) {
     const std::uint32_t tid = record.tid.load(std::memory_order_relaxed) & kTidMask;
     if (tid == 0) return;
@@ -92,17 +95,10 @@ void settle_affairs(const channel::Channel& channel, const WordTable& words, Spa
     const std::uint32_t waiting = record.waiting.load(std::memory_order_relaxed);
     const bool asked = (waiting & wire::kWaitingAsked) != 0;
     if (asked && record.result.load(std::memory_order_relaxed) != 0) return;
-    each_word(record, [&](std::size_t i) {
+    each_word(waiting, [&](std::size_t i) {
       const Vaddr address{record.words[i].load(std::memory_order_relaxed)};
       const space::Vma* const vma = vma_of(mapped, address);
-      if (vma == nullptr) return;
-      const std::vector<const kernel::FutexWord*> slots = words.group(space, address);
-      if (slots.empty()) {
-        (void)kernel::futex_wake_shared(*vma->object->word(offset_in(*vma, address)), 1);
-      }
-      for (const kernel::FutexWord* slot : slots) {
-        if (kernel::futex_wake_shared(*slot, 1) > 0) break;
-      }
+      if (vma != nullptr) wake_one(*vma, address);
     });
   });
 }

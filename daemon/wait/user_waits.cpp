@@ -81,7 +81,7 @@ void UserWaits::ended(SpaceId space, const std::vector<space::Vma>& mapped) {
     const std::lock_guard lock(mutex_);
     if (auto node = clients_.extract(space)) client = std::move(node.mapped());
   }
-  if (client) settle_affairs(*client->channel, words_, space, mapped);
+  if (client) return worker_->bury(std::move(client), mapped);
   words_.drop_all(space, EOWNERDEAD);
   worker_->look_for_ended();
 }

@@ -14,6 +14,7 @@
 #include "daemon/kernel/log_budget.hpp"
 #include "daemon/kernel/membarrier.hpp"
 #include "daemon/kernel/signals.hpp"
+#include "daemon/wait/thread_records.hpp"
 
 namespace faultline::wait {
 
@@ -186,15 +187,39 @@ void WaitWorker::serve(std::shared_ptr<Client> client) {
 }
 
 void WaitWorker::leave(std::shared_ptr<Client> client) {
-  post([this, client = std::move(client)] {
-    client->closed = true;
-    end_waits_of(*client, ECANCELED);
-    std::erase_if(threads_, [&](const auto& any) { return any.first.first == client.get(); });
-    const auto doorbell = doorbells_.find(client.get());
-    if (doorbell == doorbells_.end()) return;
-    ring_->cancel(*doorbell->second);
-    doorbell->second->look_soon();  // which erases it
+  post([this, client = std::move(client)] { leave_now(client); });
+}
+
+void WaitWorker::leave_now(const std::shared_ptr<Client>& client) {
+  client->closed = true;
+  end_waits_of(*client, ECANCELED);
+  std::erase_if(threads_, [&](const auto& any) { return any.first.first == client.get(); });
+  const auto doorbell = doorbells_.find(client.get());
+  if (doorbell == doorbells_.end()) return;
+  ring_->cancel(*doorbell->second);
+  doorbell->second->look_soon();  // which erases it
+}
+
+void WaitWorker::bury(std::shared_ptr<Client> client, std::vector<space::Vma> mapped) {
+  // Where there is no worker any more there is nobody whom it could wake.
+  post(
+      [this, client = std::move(client), mapped = std::move(mapped)] { bury_now(client, mapped); });
+}
+
+void WaitWorker::bury_now(const std::shared_ptr<Client>& client,
+                          const std::vector<space::Vma>& mapped) {
+  // In this order: what is woken until its waits have left the kernel's queues is either written
+  // into its records, and found there below, or handed on at once.
+  leave_now(client);
+  const auto queued = [](const auto& wait) {
+    return wait.second->in_flight() && wait.second->state != BrokeredWait::State::delivering;
+  };
+  while (std::ranges::any_of(client->waits, queued)) ring_->poll();
+  settle_affairs(*client->channel, mapped, [&](const space::Vma& vma, Vaddr address) {
+    (void)wake_word(client->space_id, vma, address, 1, kernel::kEveryBit);
   });
+  words_.drop_all(client->space_id, EOWNERDEAD);
+  recall_ended();
 }
 
 void WaitWorker::look_at(const std::shared_ptr<Client>& client) {
@@ -811,11 +836,11 @@ void WaitWorker::end_waits_of(Client& client, int reason) {
 }
 
 void WaitWorker::look_for_ended() {
-  post([this] {
-    for (WaitHook* hook : words_.take_ended()) {
-      recall(wait_of(*hook), hook->ended);
-    }
-  });
+  post([this] { recall_ended(); });
+}
+
+void WaitWorker::recall_ended() {
+  for (WaitHook* hook : words_.take_ended()) recall(wait_of(*hook), hook->ended);
 }
 
 void WaitWorker::end_those_out_of_time() {

@@ -53,6 +53,9 @@ class WaitWorker {
   // Its session has ended: so do its waits, and a wake that it was told of and did not take goes to
   // another who waits.
   void leave(std::shared_ptr<Client> client);
+  // Its process is gone, and so are its words, once its affairs are settled (thread_records.hpp).
+  // mapped: what it had, in order.
+  void bury(std::shared_ptr<Client> client, std::vector<space::Vma> mapped);
   // Has the waits that hang on these words, which are moving, queue at their slots; returns when
   // they do.
   void move(const std::vector<Word*>& words);
@@ -166,7 +169,10 @@ class WaitWorker {
   // To another who waits for the same word.
   void hand_on(const Woken& woken);
   void move_now(const std::vector<Word*>& words);
+  void leave_now(const std::shared_ptr<Client>& client);
+  void bury_now(const std::shared_ptr<Client>& client, const std::vector<space::Vma>& mapped);
   void end_waits_of(Client& client, int reason);
+  void recall_ended();
   void end_those_out_of_time();
   void set_timer();
 

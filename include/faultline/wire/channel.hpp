@@ -24,7 +24,9 @@
 //   the
 //      kernel for as long as both stay the same.
 //   3. The daemon, having taken the memory away, changes that generation, passes a full fence, and
-//      looks for threads that wait there: their end_reason is set, then `end` changed and woken.
+//      looks for threads that wait there: their end_reason is set, and end_of to what `waiting` was
+//      before it looked, then `end` changed and woken. Who waits for something else by then sees by
+//      end_of that it is not meant.
 //   So who looked at the generation before is seen in 3, and who did not waits in vain for nothing.
 //   4. It sets waiting to 0.
 #pragma once
@@ -125,6 +127,9 @@ struct Rings {
 inline constexpr std::size_t kMostWords = 128;  // of one wait
 inline constexpr std::uint32_t kWaitingAsked = 0x80000000;
 inline constexpr std::uint32_t kWaitingCount = 0xff;
+// The number of the wait, so that two waits of one thread can be told apart.
+inline constexpr unsigned kWaitingNumberShift = 8;
+inline constexpr std::uint32_t kWaitingNumbers = 1U << 23;
 inline constexpr std::size_t kMostRobust = 64;
 
 struct RobustList {
@@ -136,11 +141,12 @@ struct RobustList {
 struct alignas(64) ThreadRecord {
   std::atomic<std::uint32_t> tid;  // client: 0 where the record is nobody's
   // Client: how many of `words` it waits for, by itself in the kernel or, with kWaitingAsked,
-  // through the daemon.
+  // through the daemon; besides, the wait's number.
   std::atomic<std::uint32_t> waiting;
   std::atomic<std::uint64_t> since;      // client: CLOCK_MONOTONIC, nanoseconds
   std::atomic<std::uint32_t> end;        // daemon: a futex word
   std::atomic<std::int32_t> end_reason;  // daemon: a negative errno
+  std::atomic<std::uint32_t> end_of;     // daemon: what `waiting` was of the wait that is meant
   // Daemon: armed() or answered() of the thread's request, a futex word, stored after the answer.
   std::atomic<std::uint32_t> answered;
   std::atomic<std::int32_t> result;
