@@ -18,20 +18,13 @@
 #include <utility>
 #include <vector>
 
+#include "libclient/connection.hpp"
+#include "libclient/place.hpp"
+#include "libclient/thread_records.hpp"
 #include "tests/system/harness.hpp"
 #include "tests/unit/slower.hpp"
 
 namespace faultline::testing {
-
-// Whether a thread sleeps in the kernel.
-inline bool asleep(pid_t process, pid_t thread) {
-  std::ifstream stat("/proc/" + std::to_string(process) + "/task/" + std::to_string(thread) +
-                     "/stat");
-  std::string line;
-  std::getline(stat, line);
-  const auto after_name = line.rfind(')');
-  return after_name != std::string::npos && line.substr(after_name + 2, 1) == "S";
-}
 
 // This process is killed when it is not over by then: what a wait that does not end comes to.
 inline void die_if_this_lasts(time_t seconds = 8 * kSlower) {
@@ -66,15 +59,23 @@ class Waiter {
     if (thread_.joinable()) (void)result();
   }
 
-  // Until it waits and has nothing more to ask the daemon for: asleep, several times in a row,
-  // without having run in between. False where it does not come to that.
+  // Until it waits, in the kernel's queue or in the daemon's. False where it does not come to that.
   [[nodiscard]] bool queued() const {
     return eventually([&] {
-      if (tid_ == 0 || ended_) return false;
-      const std::string before = switches();
-      if (!asleep(::getpid(), tid_)) return false;
-      ::usleep(2000);  // longer than an answer of the daemon takes
-      return asleep(::getpid(), tid_) && switches() == before;
+      const wire::ThreadRecord* const record = record_;
+      if (record == nullptr || ended_) return false;
+      const std::uint32_t waiting = record->waiting;
+      if (waiting == 0) return false;
+      if ((waiting & wire::kWaitingAsked) != 0) {
+        // The daemon carries requests out in their order.
+        wire::Submission asked;
+        asked.op = wire::ChannelOp::resolve;
+        asked.address = record->words[0];
+        (void)client::connection_of(asked.address)->channel()->ask(asked);
+      } else if (!asleep_at_a_futex()) {
+        return false;
+      }
+      return record->waiting == waiting;
     });
   }
   [[nodiscard]] bool ended() const { return ended_; }
@@ -93,20 +94,19 @@ class Waiter {
   template <typename Wait>
   void run(Wait wait) {
     tid_ = ::gettid();
+    record_ = client::my_record().record;
     result_ = wait();
     ended_ = true;
   }
-  // How often it was switched away from.
-  [[nodiscard]] std::string switches() const {
-    std::ifstream status("/proc/self/task/" + std::to_string(tid_) + "/status");
-    std::string all;
-    for (std::string line; std::getline(status, line);) {
-      if (line.find("ctxt_switches") != std::string::npos) all += line;
-    }
-    return all;
+  [[nodiscard]] bool asleep_at_a_futex() const {
+    const std::string task = "/proc/self/task/" + std::to_string(tid_);
+    std::string where;
+    std::getline(std::ifstream(task + "/wchan") >> std::ws, where);
+    return where.find("futex") != std::string::npos;
   }
 
   std::atomic<pid_t> tid_{0};
+  std::atomic<const wire::ThreadRecord*> record_{nullptr};
   int result_ = 1;
   std::atomic<bool> ended_{false};
   std::thread thread_;
