@@ -94,9 +94,9 @@ class Queues {
     if (!holds(reading, looked)) return Found::changed;
     if (looked.place == WordPlace::slot) return of_group(reading, looked);
     const Place& place = place_of(reading, looked.address);
-    if (place.kind != WordKind::by_page || !place.object->resident(place.offset)) {
-      return Found::by_daemon;
-    }
+    const bool queued_by_kernel = place.kind == WordKind::by_page &&
+                                  place.object->resident(place.offset) && looked.address % 4 == 0;
+    if (!queued_by_kernel) return Found::by_daemon;
     const std::byte* const word = place.object->word(place.offset + looked.address % 4096);
     if (word == nullptr) return Found::by_daemon;
     add(word);

@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "daemon/kernel/futex.hpp"
+#include "daemon/wait/word_table.hpp"
 
 namespace faultline::wait {
 
