@@ -69,20 +69,22 @@ TEST_F(Install, PkgConfigTellsWhatACompilerNeeds) {
 
 TEST_F(Install, TheLibraryExportsItsVersionedInterfaceAndNothingElse) {
   const Ran symbols =
-      run("nm -D --defined-only $(find " + prefix_ + " -name 'libfaultline.so.0.2')");
+      run("nm -D --defined-only $(find " + prefix_ + " -name 'libfaultline.so.0.3')");
   ASSERT_EQ(symbols.code, 0) << symbols.output;
   std::istringstream lines(symbols.output);
-  int of_first = 0;
-  int of_second = 0;
+  std::map<std::string, int> of_version;
   for (std::string line; std::getline(lines, line);) {
     if (line.find(" A FAULTLINE_0.") != std::string::npos) continue;
-    EXPECT_NE(line.find(" T fl_"), std::string::npos) << line;
-    const bool first = line.find("@@FAULTLINE_0.1") != std::string::npos;
-    EXPECT_TRUE(first || line.find("@@FAULTLINE_0.2") != std::string::npos) << line;
-    ++(first ? of_first : of_second);
+    // Functions, and one variable of each thread's.
+    const bool named = line.find(" T fl_") != std::string::npos ||
+                       line.find(" B fl_robust_self") != std::string::npos;
+    EXPECT_TRUE(named) << line;
+    const auto version = line.find("@@FAULTLINE_");
+    ASSERT_NE(version, std::string::npos) << line;
+    ++of_version[line.substr(version + 12)];
   }
-  EXPECT_EQ(of_first, 14);
-  EXPECT_EQ(of_second, 10);
+  const std::map<std::string, int> expected{{"0.1", 14}, {"0.2", 10}, {"0.3", 18}};
+  EXPECT_EQ(of_version, expected);
 }
 
 TEST_F(Install, TheExamplesRun) {
