@@ -304,6 +304,8 @@ void WaitWorker::attempt(const Request& request) {
 
 Status WaitWorker::carry_out(const Request& request) {
   if (auto checked = check(request); !checked) return checked;
+  // Whoever is answered finds the waits that were asked for before in the kernel's queues.
+  if (request.asked.op != wire::ChannelOp::wait) ring_->submit();
   switch (request.asked.op) {
     case wire::ChannelOp::resolve:
       return resolve(request);
