@@ -51,5 +51,6 @@ std::vector<Result> daemon_memory(const Options& options);
 std::vector<Result> tree(const Options& options);
 std::vector<Result> waits(const Options& options);
 std::vector<Result> wait_counts(const Options& options);
+std::vector<Result> mutexes(const Options& options);
 
 }  // namespace faultline::bench

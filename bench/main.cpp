@@ -44,6 +44,8 @@ constexpr std::array kBenchmarks{
     Benchmark{"tree", "the interval tree, against locked maps and liburcu", faultline::bench::tree},
     Benchmark{"waits", "waiting and waking, against the kernel's futex", faultline::bench::waits},
     Benchmark{"wait_counts", "what waiting does besides, counted", faultline::bench::wait_counts},
+    Benchmark{"mutex", "faultline::mutex, against glibc's process-shared mutexes",
+              faultline::bench::mutexes},
 };
 
 std::string footer() {

@@ -19,7 +19,7 @@ static_assert(sizeof(fl_robust_list) == sizeof(faultline::wire::RobustList) &&
 
 // Constant from a thread's first lock to its end, so that a lock reads it without a call.
 // NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): of the C interface
-__thread fl_robust_thread fl_robust_self = {nullptr, 0};
+__thread fl_robust_thread fl_robust_self = {nullptr, 0, 0};
 
 namespace faultline::client {
 
@@ -66,13 +66,10 @@ void hand_over(std::uint64_t address, std::uint32_t tid) {
   if (address == 0) return;
   const std::atomic_ref word(*reinterpret_cast<std::uint32_t*>(address));
   std::uint32_t seen = word.load();
-  while ((seen & FL_ROBUST_TID_MASK) == tid) {
-    if (!word.compare_exchange_weak(seen, (seen & FL_ROBUST_WAITERS) | FL_ROBUST_OWNER_DIED)) {
-      continue;
-    }
-    if ((seen & FL_ROBUST_WAITERS) != 0) (void)fl_wake(reinterpret_cast<const void*>(address), 1);
-    return;
+  while ((seen & FL_ROBUST_TID_MASK) == tid &&
+         !word.compare_exchange_weak(seen, (seen & FL_ROBUST_WAITERS) | FL_ROBUST_OWNER_DIED)) {
   }
+  (void)fl_wake(reinterpret_cast<const void*>(address), 1);
 }
 
 // NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): a thread's own
@@ -90,7 +87,7 @@ struct AtThreadEnd {
       hand_over(robust.held[(i - 1) % wire::kMostRobust].load(), tid);
     }
     robust.count.store(0);
-    fl_robust_self = {nullptr, 0};
+    fl_robust_self = {nullptr, 0, 0};
     Records& all = records();
     const std::lock_guard lock(all.mutex);
     mine.record->tid.store(0);
@@ -153,7 +150,7 @@ void forget_thread_records() {
   all.memory = nullptr;  // not mapped here
   all.free.clear();
   mine = {};
-  fl_robust_self = {nullptr, 0};
+  fl_robust_self = {nullptr, 0, 0};
 }
 
 }  // namespace faultline::client

@@ -15,8 +15,8 @@ constexpr std::uint32_t kWaiters = 0x80000000;
 constexpr std::uint32_t kOwnerDied = 0x40000000;
 constexpr std::uint32_t kTidMask = 0x3fffffff;
 
-// Of a lock that the dead thread held, or was about to take or to give up.
-void hand_over(const space::Vma* vma, Vaddr address, std::uint32_t tid, bool pending) {
+// Of a word that the dead thread had listed.
+void hand_over(const space::Vma* vma, Vaddr address, std::uint32_t tid) {
   const bool lock = vma != nullptr && vma->sharing == space::Sharing::shared && vma->may_write &&
                     address.value() % sizeof(std::uint32_t) == 0;
   if (!lock) return;
@@ -29,10 +29,9 @@ void hand_over(const space::Vma* vma, Vaddr address, std::uint32_t tid, bool pen
     // Between that look and this store the word can only have got kWaiters, which it has now in any
     // case: nobody but the owner, who is dead, takes the thread's number out of it.
     if (!vma->object->poke(offset, kWaiters | kOwnerDied)) return;
-  } else if (!pending || (word & kTidMask) != 0) {
-    return;
   }
-  // It may have died between giving the lock up and waking.
+  // Whatever the word holds: it may have died between giving a lock up and waking, or with a wake
+  // that it was given, and another may have taken the lock since without knowing of those who wait.
   (void)kernel::futex_wake_shared(*vma->object->word(offset), 1);
 }
 
@@ -88,10 +87,10 @@ void settle_affairs(const channel::Channel& channel, const std::vector<space::Vm
         record.robust.count.load(std::memory_order_relaxed), wire::kMostRobust);
     for (std::size_t i = 0; i < held; ++i) {
       const Vaddr address{record.robust.held[i].load(std::memory_order_relaxed)};
-      hand_over(vma_of(mapped, address), address, tid, false);
+      hand_over(vma_of(mapped, address), address, tid);
     }
     const Vaddr pending{record.robust.pending.load(std::memory_order_relaxed)};
-    hand_over(vma_of(mapped, pending), pending, tid, true);
+    hand_over(vma_of(mapped, pending), pending, tid);
 
     const std::uint32_t waiting = record.waiting.load(std::memory_order_relaxed);
     const bool asked = (waiting & wire::kWaitingAsked) != 0;

@@ -10,35 +10,20 @@
 #error "faultline.hpp needs C++20 (-std=c++20)"
 #endif
 
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
-#include <system_error>
 #include <utility>
 
+#include "faultline/error.hpp"
 #include "faultline/faultline.h"
 
 namespace faultline {
 
-// code() is the errno in std::generic_category; what() tells what was attempted, on what, and why.
-class error : public std::system_error {
- public:
-  error(int code, const char* text)
-      : std::system_error(code, std::generic_category()), text_(text) {}
-  [[nodiscard]] const char* what() const noexcept override { return text_.c_str(); }
-
- private:
-  std::string text_;
-};
-
 namespace detail {
-inline void check(int result) {
-  if (result < 0) throw error(-result, fl_last_error());
-}
 struct disconnect {
   void operator()(fl_client* client) const noexcept { (void)fl_disconnect(client); }
 };
@@ -316,6 +301,7 @@ class client {
 
 }  // namespace faultline
 
+#include "faultline/sync.hpp"
 #include "faultline/wait.hpp"
 
 #endif  // FAULTLINE_FAULTLINE_HPP

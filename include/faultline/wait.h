@@ -165,15 +165,16 @@ FL_API int fl_unlock_pi(void* address);
 
 #define FL_ROBUST_MAX 64
 
-/* Where a thread writes down which locks it holds, for faultline/sync.hpp and whoever builds locks
- * of their own. A lock is a 32-bit word in a shared, writable mapping: the owner's thread id, as
- * gettid(2), in the low 30 bits, 0 for none; FL_ROBUST_WAITERS where somebody may wait for it.
- *   1. pending is set to the word's address before it is locked or unlocked, and to 0 after.
- *   2. The address is in held[0 .. count) for as long as the thread owns the lock, while pending
- *      does not say so already.
- * When the process dies, in whatever way, each of these words that still names the thread is set to
- * FL_ROBUST_OWNER_DIED, with FL_ROBUST_WAITERS as it was, and one who waits is woken; also at a
- * pending word that names nobody. When a thread ends, the same is done at once. */
+/* Where a thread writes down which words it works on, for faultline/sync.hpp and whoever builds
+ * locks of their own. A lock is a 32-bit word in a shared, writable mapping: the owner's thread id,
+ * as gettid(2), in the low 30 bits, 0 for none; FL_ROBUST_WAITERS where somebody may wait for it.
+ *   1. A word is listed before it is locked, and until it is unlocked and whoever had to be woken
+ *      for that is: its address is in held[0 .. count), or in pending, which is 0 otherwise.
+ *   2. So is a word that is no lock, while the thread waits for it or has changed it and not woken
+ *      yet. It must never name a thread, see FL_ROBUST_NO_THREAD.
+ * When the process dies, in whatever way, each listed word that still names the thread is set to
+ * FL_ROBUST_OWNER_DIED, with FL_ROBUST_WAITERS where anybody may wait; and at each listed word,
+ * whatever it holds, one who waits is woken. When a thread ends, the same is done at once. */
 typedef struct fl_robust_list {
   uint64_t pending;
   uint64_t count;
@@ -183,14 +184,19 @@ typedef struct fl_robust_list {
 #define FL_ROBUST_WAITERS 0x80000000u
 #define FL_ROBUST_OWNER_DIED 0x40000000u
 #define FL_ROBUST_TID_MASK 0x3fffffffu
+/* With this bit among them, the low 30 bits are no thread's id: the kernel's end at 2^22. */
+#define FL_ROBUST_NO_THREAD 0x20000000u
 
-/* The calling thread's list and thread id. list is NULL before the first fl_robust_begin, and again
- * in a fork child. */
+/* The calling thread's list and thread id. list is NULL before the first fl_robust_begin, and all
+ * is 0 again in a fork child. */
 typedef struct fl_robust_thread {
   fl_robust_list* list;
   uint32_t tid;
+  uint32_t
+      inconsistent; /* of the locks it owns, how many a dead owner left; faultline/sync.hpp's */
 } fl_robust_thread;
-extern FL_API __thread fl_robust_thread fl_robust_self;
+extern FL_API __thread fl_robust_thread fl_robust_self
+    __attribute__((tls_model("initial-exec"))); /* read without a call, from libraries too */
 
 /* Makes the calling thread's list, where it has none; afterwards fl_robust_self.list is not NULL.
  * Errors: -ENOMEM; -EUSERS this process has too many threads that wait or lock. */

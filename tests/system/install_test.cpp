@@ -104,6 +104,9 @@ TEST_F(Install, TheExamplesRun) {
   EXPECT_EQ(loop.code, 0) << loop.output;
   EXPECT_NE(loop.output.find("every word once, every byte: right"), std::string::npos)
       << loop.output;
+  const Ran pshared = run(EXAMPLES_DIRECTORY "/pshared");
+  EXPECT_EQ(pshared.code, 0) << pshared.output;
+  EXPECT_NE(pshared.output.find("20000 taken: each once"), std::string::npos) << pshared.output;
 }
 
 TEST_F(Install, TheExamplesRunWithADaemonThatIsNotToldOfForks) {
@@ -117,6 +120,8 @@ TEST_F(Install, TheExamplesRunWithADaemonThatIsNotToldOfForks) {
                           std::to_string(::getpid()) + "/fd/" + std::to_string(file.fd()));
   EXPECT_EQ(workers.code, 0) << workers.output;
   EXPECT_NE(workers.output.find("every byte is right"), std::string::npos) << workers.output;
+  const Ran pshared = run(EXAMPLES_DIRECTORY "/pshared");
+  EXPECT_EQ(pshared.code, 0) << pshared.output;
   EXPECT_TRUE(eventually([&] { return daemon.ask(wire::AdminQuery::objects)["objects"].empty(); }))
       << "its name was taken back, and it goes with the last process";
 }
