@@ -232,7 +232,9 @@ TEST_F(WaitKeys, FollowTheirMemory) {
         ASSERT_EQ(::mremap(memory.data(), kBytes, kBytes, MREMAP_MAYMOVE | MREMAP_FIXED, there),
                   there);
       } else {
-        ASSERT_EQ(fl_remap(client_, memory.data(), kBytes, kBytes, FL_REMAP_MAYMOVE | FL_REMAP_FIXED, &there), 0)
+        ASSERT_EQ(fl_remap(client_, memory.data(), kBytes, kBytes,
+                           FL_REMAP_MAYMOVE | FL_REMAP_FIXED, &there),
+                  0)
             << fl_last_error();
       }
       auto* const at = static_cast<std::byte*>(there);
