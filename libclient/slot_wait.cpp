@@ -298,6 +298,8 @@ std::optional<int> gather(std::span<const Word> words, std::span<const Looked> p
     if (bits < 0) return static_cast<int>(bits);
     first[i] = static_cast<std::uint32_t>(bits);
   }
+  // Of several that were woken the kernel names the last: the first is for what is no wake.
+  into.add(words.size(), reinterpret_cast<std::uintptr_t>(&record.end), end);
   {
     const Reading reading;
     for (std::size_t i = 0; i < words.size(); ++i) {
@@ -310,7 +312,6 @@ std::optional<int> gather(std::span<const Word> words, std::span<const Looked> p
       into.add(i, at, places[i].generation);
     }
   }
-  into.add(words.size(), reinterpret_cast<std::uintptr_t>(&record.end), end);
   for (std::size_t i = 0; i < words.size(); ++i) {
     if (places[i].place == WordPlace::word && words[i].size != FL_WAIT_U64) continue;
     into.add_values(i, words[i], first[i]);

@@ -620,11 +620,12 @@ Status WaitWorker::wait_for_any(const Request& request) {
   if (any.request != asked.request) {
     // The thread has given up what it asked before, if anything is left of it.
     for (BrokeredWait* wait : std::exchange(any.waits, {})) recall(*wait, ECANCELED);
-    any = Any{asked.request, {}, false};
+    any = Any{};
+    any.request = asked.request;
   }
-  if (any.told || any.waits.size() >= wire::kMostWords) return {};
+  if (any.told || any.words >= wire::kMostWords) return {};
   BrokeredWait& wait = add(client, asked);
-  wait.index = static_cast<std::uint8_t>(any.waits.size());
+  wait.index = any.words;
   if (auto queued = queue(wait); !queued) {
     (void)unhook(wait);
     wait.state = BrokeredWait::State::over;
@@ -635,6 +636,7 @@ Status WaitWorker::wait_for_any(const Request& request) {
     for (BrokeredWait* other : others) recall(*other, ECANCELED);
     return queued;
   }
+  ++any.words;
   any.waits.push_back(&wait);
   if ((asked.flags & wire::kMoreWords) != 0) return {};
   // What the kernel compares by itself need not be queued before the thread sleeps.
@@ -733,18 +735,26 @@ void WaitWorker::over(BrokeredWait& wait, int outcome) {
 void WaitWorker::tell_thread(BrokeredWait& wait, int outcome) {
   const auto thread = threads_.find({wait.client.get(), wait.record});
   const bool asked = thread != threads_.end() && thread->second.request == wait.request;
-  if (asked && !thread->second.told) {
-    // The thread that cancels waits for its answer: the first that is over is it.
-    thread->second.told = true;
-    wait.client->channel->answer({wait.record, wait.request}, {outcome, {wait.index, 0, 0}});
-    const std::vector<BrokeredWait*> others = thread->second.waits;  // who is over leaves the list
-    for (BrokeredWait* other : others) {
-      if (other != &wait) recall(*other, ECANCELED);
-    }
-  } else if (outcome == 0) {
-    hand_on(Woken(wait));
-  }
   if (asked) std::erase(thread->second.waits, &wait);
+  if (!asked || thread->second.told) {
+    if (outcome == 0) hand_on(Woken(wait));
+    return forget(wait);
+  }
+  Any& any = thread->second;
+  if (outcome != 0 && any.outcome == 0) {
+    any.outcome = outcome;
+    any.index = wait.index;
+  }
+  const std::vector<BrokeredWait*> others = any.waits;  // who is over leaves the list
+  if (outcome == 0) {
+    any.told = true;
+    wait.client->channel->answer({wait.record, wait.request}, {0, {wait.index, 0, 0}});
+  } else if (others.empty()) {
+    any.told = true;
+    wait.client->channel->answer({wait.record, wait.request}, {any.outcome, {any.index, 0, 0}});
+  }
+  // Where none was woken so far, one may be before it is cancelled: that counts.
+  for (BrokeredWait* other : others) recall(*other, ECANCELED);
   forget(wait);
 }
 

@@ -104,6 +104,9 @@ class WaitWorker {
     std::uint32_t request = 0;
     std::vector<BrokeredWait*> waits;
     bool told = false;
+    std::uint8_t words = 0;  // that were asked for so far
+    int outcome = 0;  // what it is told once none is left, where none was woken; 0: not known yet
+    std::uint8_t index = 0;
   };
   struct Request {
     std::shared_ptr<Client> client;
