@@ -21,7 +21,6 @@ enum class Meanwhile : std::uint8_t { nothing, a_third_locks };
 
 class SyncDeath : public SyncTest {
  protected:
-  SyncDeath() : mutex_(nullptr) {}
   void SetUp() override {
     SyncTest::SetUp();
     mutex_ = &share<Mutex>();
@@ -75,7 +74,7 @@ class SyncDeath : public SyncTest {
     }
   }
 
-  Mutex* mutex_;
+  Mutex* mutex_ = nullptr;
 };
 
 TEST_F(SyncDeath, BeforeTheLockIsTakenLeavesItFree) {
@@ -201,6 +200,17 @@ TEST_F(SyncDeath, OfAThreadHandsItsLocksOver) {
   other.make_consistent();
   EXPECT_FALSE(other.inconsistent());
   other.unlock();
+  expect_next(kFromTheDead);
+}
+
+// What executes another program has nothing any more, no locks either.
+TEST_F(SyncDeath, ExecutingAnotherProgramHandsItsLocksOver) {
+  Child executes([&] {
+    mutex_->lock();
+    return ::execlp("sleep", "sleep", "60", nullptr);
+  });
+  ASSERT_TRUE(
+      eventually([&] { return (word_of(*mutex_) & FL_ROBUST_OWNER_DIED) != 0; }, kPatience));
   expect_next(kFromTheDead);
 }
 

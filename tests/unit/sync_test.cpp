@@ -16,9 +16,11 @@ using sync::deadline;
 using sync::stage;
 
 struct Told {
+  // NOLINTBEGIN(cppcoreguidelines-avoid-non-const-global-variables): a platform has no object
   static inline std::function<int()> wait_answers;
   static inline std::function<void(stage)> on_stage;
   static inline std::vector<int> wakes;
+  // NOLINTEND(cppcoreguidelines-avoid-non-const-global-variables)
 
   static int wait(const sync::word&, std::uint32_t, const deadline&) { return wait_answers(); }
   static void wake(const sync::word&, int count) { wakes.push_back(count); }
@@ -32,15 +34,13 @@ class Sync : public ::testing::Test {
   static constexpr std::uint32_t kMe = 4711;
   static constexpr std::uint32_t kOther = 4712;
 
-  Sync() {
+  void SetUp() override {
     fl_robust_self = {&list_, kMe, 0};
     Told::wakes.clear();
     Told::on_stage = nullptr;
     Told::wait_answers = [] { return -EFAULT; };
   }
-  Sync(const Sync&) = delete;
-  Sync& operator=(const Sync&) = delete;
-  ~Sync() override { fl_robust_self = {nullptr, 0, 0}; }
+  void TearDown() override { fl_robust_self = {nullptr, 0, 0}; }
 
   // How often it is in the list.
   template <typename T>
