@@ -385,7 +385,6 @@ void AddressSpace::on_remove(Vaddr start, Vaddr end) {
   // The kernel drops the client's pages; what was its own is the object's again.
   for (const Vma& piece : vmas_.overlapping(start, end)) {
     if (piece.sharing == Sharing::private_copy) around_.observer.discarded(id(), piece);
-    piece.activity->forget_break(piece.first, piece.pages());
   }
 }
 

@@ -11,7 +11,9 @@ class Nobody final : public SpaceObserver {
   }
   void unmapped(SpaceId, const std::vector<Vma>&) override {}
   void moved(SpaceId, const VaRange&, Vaddr) override {}
-  void discarded(SpaceId, const Vma&) override {}
+  void discarded(SpaceId, const Vma& piece) override {
+    piece.activity->forget_break(piece.first, piece.pages());
+  }
   void ended(SpaceId, const std::vector<Vma>&) override {}
 };
 

@@ -26,7 +26,8 @@ class SpaceObserver {
   // The others are called in the turn.
   virtual void unmapped(SpaceId space, const std::vector<Vma>& gone) = 0;
   virtual void moved(SpaceId space, const VaRange& from, Vaddr to) = 0;
-  // The private pages of a piece of a private mapping are dropped. Called before that is recorded.
+  // The private pages of a piece of a private mapping are dropped: they are the object's again. To
+  // be recorded in the mapping's activity.
   virtual void discarded(SpaceId space, const Vma& piece) = 0;
   // The address space is gone, and with it what is mapped there.
   virtual void ended(SpaceId space, const std::vector<Vma>& mapped) = 0;

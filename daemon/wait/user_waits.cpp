@@ -64,14 +64,12 @@ void UserWaits::moved(SpaceId space, const space::VaRange& from, Vaddr to) {
 }
 
 void UserWaits::discarded(SpaceId space, const space::Vma& piece) {
-  const auto is_private = [&](Vaddr address) {
-    return piece.contains(address) &&
-           piece.activity->broken(piece.page_at(address), PageCount{1}) > PageCount{0};
-  };
-  words_.drop(space, piece.start, piece.end, ECANCELED, is_private);
+  const std::set<Vaddr> dropped = words_.discard(space, piece, ECANCELED);
   worker_->look_for_ended();
-  if (const auto client = client_of(space)) {
-    end_threads(*client->channel, ECANCELED, is_private);
+  // Who waits by itself for a private word has it in the table.
+  if (const auto client = client_of(space); client && !dropped.empty()) {
+    end_threads(*client->channel, ECANCELED,
+                [&](Vaddr address) { return dropped.contains(address); });
   }
 }
 

@@ -214,17 +214,35 @@ void WordTable::drop_locked(Words& words, Words::iterator at, int error) {
   }
 }
 
-void WordTable::drop(SpaceId space, Vaddr start, Vaddr end, int error,
-                     const std::function<bool(Vaddr)>& condition) {
+void WordTable::drop(SpaceId space, Vaddr start, Vaddr end, int error) {
   const std::lock_guard lock(mutex_);
   const auto words = spaces_.find(space);
   if (words == spaces_.end()) return;
   auto at = words->second.lower_bound(start);
   while (at != words->second.end() && at->first < end) {
     const auto next = std::next(at);
-    if (!condition || condition(at->first)) drop_locked(words->second, at, error);
+    drop_locked(words->second, at, error);
     at = next;
   }
+}
+
+std::set<Vaddr> WordTable::discard(SpaceId space, const space::Vma& piece, int error) {
+  std::set<Vaddr> dropped;
+  // In one step: a word that is looked up is of the page before this, or of that after it.
+  const std::lock_guard lock(mutex_);
+  if (const auto words = spaces_.find(space); words != spaces_.end()) {
+    auto at = words->second.lower_bound(piece.start);
+    while (at != words->second.end() && at->first < piece.end) {
+      const auto next = std::next(at);
+      if (piece.activity->broken(piece.page_at(at->first), PageCount{1}) > PageCount{0}) {
+        dropped.insert(at->first);
+        drop_locked(words->second, at, error);
+      }
+      at = next;
+    }
+  }
+  piece.activity->forget_break(piece.first, piece.pages());
+  return dropped;
 }
 
 void WordTable::drop_all(SpaceId space, int error) {

@@ -24,6 +24,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -106,10 +107,11 @@ class WordTable {
                                                  std::uint32_t& generation) const;
   void settle(const std::vector<Word*>& moved);
 
-  // Takes out the words in [start, end) for which the condition holds. What hung on them is ended
-  // with the error.
-  void drop(SpaceId space, Vaddr start, Vaddr end, int error,
-            const std::function<bool(Vaddr)>& condition = nullptr);
+  // Takes out the words in [start, end). What hung on them is ended with the error.
+  void drop(SpaceId space, Vaddr start, Vaddr end, int error);
+  // Records that the private pages of a piece of a mapping are the object's again, and takes out
+  // their words, with that error. Returns where those were.
+  std::set<Vaddr> discard(SpaceId space, const space::Vma& piece, int error);
   void drop_all(SpaceId space, int error);
   void move(SpaceId space, const space::VaRange& from, Vaddr to);
   // Those that were ended since it was last asked; they hang on nothing.
