@@ -9,8 +9,7 @@
 //   clean     of a page that is waited for by page, and is the object's: at the object's word. Its
 //             slot says by its generation how long that holds
 //   frame     of such a page that is private: at a slot, in a group with the slots of that word in
-//   the
-//             fork relatives that share the page
+//             the fork relatives that share the page
 // Transitions: clean -> frame when the page parts from the object, frame -> frame when it parts
 // from a relative's (part); any -> gone when the memory is (drop). Each gives the word another
 // slot, so that who looked it up before finds out.
