@@ -173,9 +173,9 @@ class Attack : public ::testing::Test {
   void SetUp() override { ASSERT_TRUE(daemon_.ready()); }
   // Does not let the daemon see anything before all of it was sent.
   void at_once(const std::function<void()>& attack) const {
-    EXPECT_EQ(::kill(daemon_.pid(), SIGSTOP), 0);
+    daemon_.pause();
     attack();
-    EXPECT_EQ(::kill(daemon_.pid(), SIGCONT), 0);
+    daemon_.resume();
   }
   [[nodiscard]] const std::string& socket() const { return daemon_.socket(); }
 

@@ -100,6 +100,16 @@ int Daemon::stop() {
   return status;
 }
 
+void Daemon::pause() const {
+  EXPECT_EQ(::kill(pid_, SIGSTOP), 0);
+  siginfo_t stopped{};
+  EXPECT_EQ(::waitid(P_PID, static_cast<id_t>(pid_), &stopped, WSTOPPED), 0);
+}
+
+void Daemon::resume() const {
+  EXPECT_EQ(::kill(pid_, SIGCONT), 0);
+}
+
 std::string Daemon::log() const {
   std::ifstream in(directory_ / "log");
   std::ostringstream text;

@@ -37,6 +37,9 @@ class Daemon {
   [[nodiscard]] bool ready() const { return ready_; }
   // SIGTERM, and the wait status; -1 when it was stopped before.
   int stop();
+  // Has it stand still; returns when all of its threads do.
+  void pause() const;
+  void resume() const;
   // What it wrote to its log so far.
   [[nodiscard]] std::string log() const;
   // An admin question, as faultctl asks it.

@@ -249,7 +249,7 @@ TEST_F(HostileWait, AFullRingIsBusyForNow) {
   const RawChannel channel(bystanders_.data());
   ASSERT_EQ(fl_wake(bystanders_.data(), 1), 0);
   ASSERT_TRUE(channel.done(bystanders_.data()));
-  ::kill(daemon_.pid(), SIGSTOP);
+  daemon_.pause();
   Submission asked;
   asked.op = ChannelOp::wake;
   asked.address = number(bystanders_.data());
@@ -257,7 +257,7 @@ TEST_F(HostileWait, AFullRingIsBusyForNow) {
   EXPECT_EQ(fl_wake(bystanders_.data() + 8, 1), -EBUSY);
   const timespec soon{0, 1'000'000};
   EXPECT_EQ(fl_wait(bystanders_.data() + 12, 0, &soon, 0), -EBUSY);
-  ::kill(daemon_.pid(), SIGCONT);
+  daemon_.resume();
   EXPECT_TRUE(channel.taken());
   EXPECT_EQ(fl_wake(bystanders_.data() + 8, 1), 0);
   expect_bystanders_served();

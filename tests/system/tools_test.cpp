@@ -198,9 +198,9 @@ TEST_F(Faultctl, WrongUsageIsToldInWords) {
 }
 
 TEST_F(Faultctl, ADaemonThatDoesNotAnswerIsGivenUp) {
-  ASSERT_EQ(::kill(daemon_.pid(), SIGSTOP), 0);
+  daemon_.pause();
   const Ran ran = ctl("status");
-  ASSERT_EQ(::kill(daemon_.pid(), SIGCONT), 0);
+  daemon_.resume();
   EXPECT_EQ(ran.code, 3);
   EXPECT_NE(ran.output.find("no answer within 5 s"), std::string::npos) << ran.output;
 }
