@@ -1,7 +1,5 @@
 #include "daemon/wait/brokered_wait.hpp"
 
-#include "daemon/wait/wait_worker.hpp"
-
 namespace faultline::wait {
 
 BrokeredWait::BrokeredWait(std::shared_ptr<Client> its_client, const wire::Submission& asked)
@@ -17,9 +15,9 @@ BrokeredWait::BrokeredWait(std::shared_ptr<Client> its_client, const wire::Submi
 
 void BrokeredWait::on_complete(int result) {
   if (state == State::delivering) {
-    client->worker->delivered(*this, result);
+    client->keeper->delivered(*this, result);
   } else {
-    client->worker->left(*this, result);
+    client->keeper->left(*this, result);
   }
 }
 

@@ -4,12 +4,12 @@
 //
 // Life:
 //   queued      the kernel has it
-//   absent      its page is in no memory: AbsentWaits has it
+//   unqueued    the kernel cannot have it, or not yet: UnqueuedWaits has it
 //   recalled    cancelled, because its page parts: queued next at the word's slot
 //   over        woken, ended, cancelled, timed out; its outcome is being delivered
 //   gone        delivered
-// queued or absent -> recalled -> queued; absent -> queued; queued -> over -> gone; recalled ->
-// over.
+// queued or unqueued -> recalled -> queued; unqueued -> queued; queued, unqueued or recalled ->
+// over -> gone.
 //
 // A cancel loses against a wake that came before it: what is over because it was woken says so. So
 // no wake is lost that was counted.
@@ -17,24 +17,30 @@
 // Threads: its worker alone. Its hook is guarded by the table that it hangs in.
 #pragma once
 
-#include <chrono>
+#include <array>
 #include <cstdint>
 #include <memory>
 
 #include "daemon/kernel/ring.hpp"
 #include "daemon/memory/memory_object.hpp"
 #include "daemon/wait/client.hpp"
+#include "daemon/wait/wait_keeper.hpp"
 #include "daemon/wait/word_table.hpp"
 
 namespace faultline::wait {
-
-class WaitWorker;
 
 class BrokeredWait final : public kernel::RingOperation, public WaitHook {
  public:
   BrokeredWait(std::shared_ptr<Client> client, const wire::Submission& asked);
 
   void on_complete(int result) override;
+
+  // Of a word of that size, by its number in a request (at most 3).
+  [[nodiscard]] static std::uint64_t bytes_of(std::uint16_t size) {
+    constexpr std::array<std::uint64_t, 4> kBytes{4, 1, 2, 8};
+    return kBytes.at(size);
+  }
+  [[nodiscard]] std::uint64_t bytes() const { return bytes_of(size); }
 
   const std::shared_ptr<Client> client;
   const std::uint64_t user_data;
@@ -52,13 +58,13 @@ class BrokeredWait final : public kernel::RingOperation, public WaitHook {
   const wire::Delivery delivery;
   const std::uint8_t size;
   std::uint8_t index = 0;   // among the words of one fl_waitv
-  bool page_comes = false;  // AbsentWaits has it no more, its worker queues it
+  bool page_comes = false;  // UnqueuedWaits has it no more, its worker queues it
   bool counted = false;     // on the board of its object
   bool taken_back = false;
   bool unannounced = false;  // its client does not know its number yet
   enum class State : std::uint8_t {
     queued,
-    absent,
+    unqueued,
     recalled,
     over,
     delivering

@@ -13,6 +13,11 @@ Woken::Woken(const BrokeredWait& wait)
       mask(wait.mask),
       woken(wait.outcome == 0) {}
 
+space::VmaRef Client::vma_at(Vaddr address) const {
+  const auto mapped_in = space.lock();
+  return mapped_in ? mapped_in->find(address) : space::VmaRef{};
+}
+
 void Client::tell(const BrokeredWait& wait) {
   told.emplace_back(wait);
   channel->complete({wait.user_data, wait.outcome, 0});

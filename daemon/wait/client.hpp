@@ -1,5 +1,5 @@
 // What the wait room knows of one client: its channel, its address space, and where its completions
-// go. Must never outlive what is posted to its worker, which therefore shares it.
+// go. Must never outlive what is posted to its keeper, which therefore shares it.
 #pragma once
 
 #include <deque>
@@ -14,7 +14,7 @@
 namespace faultline::wait {
 
 class BrokeredWait;
-class WaitWorker;
+class WaitKeeper;
 
 // Where completions can go besides the client's own ring; a descriptor of the client's.
 struct Target {
@@ -44,8 +44,11 @@ struct Client {
   uid_t uid = 0;
   std::weak_ptr<space::AddressSpace> space;
   std::unique_ptr<channel::Channel> channel;
-  WaitWorker* worker = nullptr;  // its user's; outlives it
-  // From here on the worker's.
+  WaitKeeper* keeper = nullptr;  // its user's; outlives it
+  // The VMA that holds an address of its space; null where none does.
+  [[nodiscard]] space::VmaRef vma_at(Vaddr address) const;
+
+  // From here on the keeper's thread's.
   std::vector<std::shared_ptr<Target>> targets;                            // null: free
   std::unordered_map<std::uint32_t, std::unique_ptr<BrokeredWait>> waits;  // by their numbers
   std::uint32_t last_id = 0;

@@ -6,6 +6,7 @@
 #include "daemon/wait/brokered_wait.hpp"
 #include "daemon/wait/client.hpp"
 #include "daemon/wait/thread_records.hpp"
+#include "daemon/wait/word_in_vma.hpp"
 
 namespace faultline::wait {
 

@@ -4,7 +4,7 @@
 #include <atomic>
 
 #include "daemon/kernel/futex.hpp"
-#include "daemon/wait/word_table.hpp"
+#include "daemon/wait/word_in_vma.hpp"
 
 namespace faultline::wait {
 

@@ -8,12 +8,12 @@
 
 namespace faultline::wait {
 
-Result<std::unique_ptr<UserWaits>> UserWaits::create(AbsentWaits& absent,
+Result<std::unique_ptr<UserWaits>> UserWaits::create(UnqueuedWaits& unqueued,
                                                      std::shared_ptr<kernel::EventSignal> signal) {
   auto lot = Lot::create();
   if (!lot) return propagate(lot);
   std::unique_ptr<UserWaits> made{new UserWaits(std::move(*lot))};  // a private constructor
-  auto worker = WaitWorker::create(made->words_, absent, std::move(signal));
+  auto worker = WaitWorker::create(made->words_, unqueued, std::move(signal));
   if (!worker) return propagate(worker);
   made->worker_ = std::move(*worker);
   return made;

@@ -28,7 +28,7 @@ namespace faultline::wait {
 class UserWaits final : public space::SpaceObserver {
  public:
   // Errors: as io_uring_setup(2); EMFILE; ENOMEM.
-  static Result<std::unique_ptr<UserWaits>> create(AbsentWaits& absent,
+  static Result<std::unique_ptr<UserWaits>> create(UnqueuedWaits& unqueued,
                                                    std::shared_ptr<kernel::EventSignal> signal);
 
   void enter(std::shared_ptr<Client> client);

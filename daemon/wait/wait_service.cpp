@@ -35,7 +35,7 @@ Result<int> wake_settled(Wake wake) {
 Result<UserWaits*> WaitService::user_locked(uid_t uid) {
   const auto found = users_.find(uid);
   if (found != users_.end()) return found->second.get();
-  auto user = UserWaits::create(absent_, signal_);
+  auto user = UserWaits::create(unqueued_, signal_);
   if (!user) return propagate(user);
   return users_.emplace(uid, std::move(*user)).first->second.get();
 }
@@ -73,7 +73,7 @@ Result<WaitService::Opened> WaitService::open(uid_t uid, const space::SpaceRef& 
   opened.client->uid = uid;
   opened.client->space = space.space;
   opened.client->channel = std::move(*channel);
-  opened.client->worker = &user->worker();
+  opened.client->keeper = &user->worker().keeper();
   user->enter(opened.client);
   return opened;
 }
@@ -133,7 +133,7 @@ ShownWaits WaitService::waits_of(uid_t uid, SpaceId space, std::size_t most) con
 }
 
 int WaitService::wake(const memory::MemoryObject& object, ByteCount offset, int count) {
-  return absent_.wake_at_object(object, offset, count, kernel::kEveryBit);
+  return unqueued_.wake_at_object(object, offset, count, kernel::kEveryBit);
 }
 
 Result<int> WaitService::wake(std::optional<uid_t> only_of, SpaceId space, Vaddr address,

@@ -71,7 +71,7 @@ class WaitService {
   UserWaits& user_of(const Client& client);
 
   const std::shared_ptr<kernel::EventSignal> signal_;
-  AbsentWaits absent_;
+  UnqueuedWaits unqueued_;
   mutable std::mutex mutex_;
   std::map<uid_t, std::unique_ptr<UserWaits>> users_;  // none is ever taken out
 };

@@ -100,19 +100,24 @@ std::vector<const kernel::FutexWord*> WordTable::frame_group(space::FrameId fram
   return futexes;
 }
 
+std::vector<SlotIndex> WordTable::slots_locked(SpaceId space, Vaddr address) const {
+  const auto words = spaces_.find(space);
+  if (words == spaces_.end()) return {};
+  const auto at = words->second.find(address);
+  if (at == words->second.end() || !waited_for_at_slot(at->second)) return {};
+  const Word& word = at->second;
+  std::vector<SlotIndex> slots{word.slot};
+  if (word.kind != WordKind::frame) return slots;
+  for (const SlotIndex slot : groups_.at(group_key(word.frame, address))) {
+    if (slot != word.slot) slots.push_back(slot);
+  }
+  return slots;
+}
+
 std::vector<const kernel::FutexWord*> WordTable::group(SpaceId space, Vaddr address) const {
   std::vector<const kernel::FutexWord*> futexes;
   const std::lock_guard lock(mutex_);
-  const auto words = spaces_.find(space);
-  if (words == spaces_.end()) return futexes;
-  const auto at = words->second.find(address);
-  if (at == words->second.end() || !waited_for_at_slot(at->second)) return futexes;
-  const Word& word = at->second;
-  futexes.push_back(&lot_.word(word.slot));
-  if (word.kind != WordKind::frame) return futexes;
-  for (const SlotIndex slot : groups_.at(group_key(word.frame, address))) {
-    if (slot != word.slot) futexes.push_back(&lot_.word(slot));
-  }
+  for (const SlotIndex slot : slots_locked(space, address)) futexes.push_back(&lot_.word(slot));
   return futexes;
 }
 
@@ -324,32 +329,53 @@ std::size_t WordTable::hooks() const {
   return hooks_;
 }
 
-Result<int> WordTable::wake_slots_locked(std::span<const SlotIndex> slots, int count) const {
+Result<int> WordTable::wake_slots_locked(std::span<const SlotIndex> slots, int count,
+                                         std::uint32_t mask) const {
   // A wait that moves is at its slot a moment later.
   if (moving_ != 0) return fail(EBUSY, "waking at a word while words are moving");
   int woken = 0;
   for (const SlotIndex slot : slots) {
     if (woken == count) break;
-    woken += std::max(kernel::futex_wake_shared(lot_.word(slot), count - woken), 0);
+    woken += std::max(kernel::futex_wake_shared(lot_.word(slot), count - woken, mask), 0);
   }
   return woken;
 }
 
-Result<int> WordTable::wake(SpaceId space, Vaddr address, int count) {
+Result<int> WordTable::wake(SpaceId space, Vaddr address, int count, std::uint32_t mask) {
   const std::lock_guard lock(mutex_);
-  const auto words = spaces_.find(space);
-  if (words == spaces_.end()) return 0;
-  const auto at = words->second.find(address);
-  if (at == words->second.end() || !waited_for_at_slot(at->second)) return 0;
-  const Word& word = at->second;
-  if (word.kind != WordKind::frame) return wake_slots_locked({&word.slot, 1}, count);
-  return wake_slots_locked(groups_.at(group_key(word.frame, address)), count);
+  return wake_slots_locked(slots_locked(space, address), count, mask);
 }
 
 Result<int> WordTable::wake(space::FrameId frame, std::uint64_t offset, int count) {
   const std::lock_guard lock(mutex_);
   const auto group = groups_.find(GroupKey{frame, offset});
-  return group == groups_.end() ? 0 : wake_slots_locked(group->second, count);
+  if (group == groups_.end()) return 0;
+  return wake_slots_locked(group->second, count, kernel::kEveryBit);
+}
+
+Result<int> WordTable::requeue(SpaceId space, const Queue& from, const Queue& to, int wake,
+                               int move) {
+  const std::lock_guard lock(mutex_);
+  if (moving_ != 0) return fail(EBUSY, "moving waiters while words are moving");
+  const auto futexes_of = [&](const Queue& queue) {
+    std::vector<const kernel::FutexWord*> futexes;
+    for (const SlotIndex slot : slots_locked(space, queue.address)) {
+      futexes.push_back(&lot_.word(slot));
+    }
+    if (futexes.empty()) futexes.push_back(queue.object_word);
+    return futexes;
+  };
+  const kernel::FutexWord& target = *futexes_of(to).front();
+  int done = 0;
+  for (const kernel::FutexWord* futex : futexes_of(from)) {
+    const int woken = wake == 0 ? 0 : std::max(kernel::futex_wake_shared(*futex, wake), 0);
+    const int moved =
+        move == 0 ? 0 : std::max(kernel::futex_requeue_shared(*futex, 0, move, target), 0);
+    wake -= woken;
+    move -= moved;
+    done += woken + moved;
+  }
+  return done;
 }
 
 std::size_t WordTable::size(SpaceId space) const {

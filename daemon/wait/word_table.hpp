@@ -35,11 +35,6 @@ namespace faultline::wait {
 
 struct Word;
 
-// Where in its object a word is.
-inline ByteCount offset_in(const space::Vma& vma, Vaddr address) {
-  return vma.page_size().offset_of(vma.first) + (address - vma.start);
-}
-
 // A wait that hangs on a word; a member of exactly one list, or of none. Its owner unlinks it
 // before it goes.
 struct WaitHook {
@@ -142,9 +137,18 @@ class WordTable {
   // Wakes at most count who wait at the slot of a word, and at those of its group. In one step
   // against any change of the word. Returns how many; 0 where it is not known, or at no slot.
   // Errors: EBUSY waits are moving to slots, ask again a moment later.
-  Result<int> wake(SpaceId space, Vaddr address, int count);
+  Result<int> wake(SpaceId space, Vaddr address, int count, std::uint32_t mask = kernel::kEveryBit);
   // The same by the page's identity; offset: in the page.
   Result<int> wake(space::FrameId frame, std::uint64_t offset, int count);
+  // Where a word is waited for: at its slots, or, where it has none, at the object's word.
+  struct Queue {
+    Vaddr address;
+    const kernel::FutexWord* object_word = nullptr;
+  };
+  // Wakes at most `wake` who wait for the one word, and has at most `move` others wait for the
+  // other; both were found. In one step against any change of the words. Returns how many in all.
+  // Errors: EBUSY as wake().
+  Result<int> requeue(SpaceId space, const Queue& from, const Queue& to, int wake, int move);
   [[nodiscard]] std::size_t size(SpaceId space) const;
 
  private:
@@ -163,7 +167,10 @@ class WordTable {
     return {frame, address.value() % kBasePage.bytes().value()};
   }
 
-  [[nodiscard]] Result<int> wake_slots_locked(std::span<const SlotIndex> slots, int count) const;
+  [[nodiscard]] Result<int> wake_slots_locked(std::span<const SlotIndex> slots, int count,
+                                              std::uint32_t mask) const;
+  // Those at which a word is waited for, its own first; none where it is at no slot.
+  [[nodiscard]] std::vector<SlotIndex> slots_locked(SpaceId space, Vaddr address) const;
   void join_locked(Vaddr address, Word& word, space::FrameId frame);
   void leave_locked(Vaddr address, Word& word);
   // Gives the word another slot, to which who queues at its own moves. Where there is none left it

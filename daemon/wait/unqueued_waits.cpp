@@ -1,4 +1,4 @@
-#include "daemon/wait/absent_waits.hpp"
+#include "daemon/wait/unqueued_waits.hpp"
 
 #include <algorithm>
 #include <future>
@@ -8,11 +8,10 @@
 #include <vector>
 
 #include "daemon/wait/brokered_wait.hpp"
-#include "daemon/wait/wait_worker.hpp"
 
 namespace faultline::wait {
 
-bool AbsentWaits::enter(BrokeredWait& wait, PageIndex page) {
+bool UnqueuedWaits::enter(BrokeredWait& wait, PageIndex page) {
   wait.object->watch(*this);
   const Key key{wait.object->id(), page};
   {
@@ -29,7 +28,7 @@ bool AbsentWaits::enter(BrokeredWait& wait, PageIndex page) {
   return !leave(wait);  // otherwise whoever made the page resident has it
 }
 
-bool AbsentWaits::leave(BrokeredWait& wait) {
+bool UnqueuedWaits::leave(BrokeredWait& wait) {
   const std::lock_guard lock(mutex_);
   const auto at =
       waits_.find({wait.object->id(), wait.object->page_size().index_of(ByteCount{wait.offset})});
@@ -41,8 +40,8 @@ bool AbsentWaits::leave(BrokeredWait& wait) {
   return true;
 }
 
-int AbsentWaits::wake(const memory::MemoryObject& object, std::uint64_t offset, int count,
-                      std::uint32_t mask) {
+int UnqueuedWaits::wake(const memory::MemoryObject& object, std::uint64_t offset, int count,
+                        std::uint32_t mask) {
   const PageIndex page = object.page_size().index_of(ByteCount{offset});
   const std::lock_guard lock(mutex_);
   const auto at = waits_.find({object.id(), page});
@@ -54,17 +53,17 @@ int AbsentWaits::wake(const memory::MemoryObject& object, std::uint64_t offset, 
       continue;
     }
     ++woken;
-    // It lives until its worker has read this: it is over only then.
-    (*wait)->client->worker->post(
-        [found = *wait] { found->client->worker->woken_while_absent(*found); });
+    // It lives until its keeper has read this: it is over only then.
+    (*wait)->client->keeper->post(
+        [found = *wait] { found->client->keeper->woken_unqueued(*found); });
     wait = at->second.erase(wait);
   }
   if (at->second.empty()) waits_.erase(at);
   return woken;
 }
 
-int AbsentWaits::wake_at_object(const memory::MemoryObject& object, ByteCount offset, int count,
-                                std::uint32_t mask) {
+int UnqueuedWaits::wake_at_object(const memory::MemoryObject& object, ByteCount offset, int count,
+                                  std::uint32_t mask) {
   const int away = wake(object, offset.value(), count, mask);
   const PageIndex page = object.page_size().index_of(offset);
   // Of a page that was never in memory there are no others.
@@ -76,15 +75,15 @@ int AbsentWaits::wake_at_object(const memory::MemoryObject& object, ByteCount of
   return away + std::max(woken, 0);
 }
 
-bool AbsentWaits::comes(const BrokeredWait& wait) const {
+bool UnqueuedWaits::comes(const BrokeredWait& wait) const {
   const std::lock_guard lock(mutex_);
   return wait.page_comes;
 }
 
-void AbsentWaits::pages_come(memory::MemoryObject& object, PageIndex first, PageCount count) {
-  // By their numbers: one whose word moves meanwhile may be over before its worker reads this.
+void UnqueuedWaits::pages_come(memory::MemoryObject& object, PageIndex first, PageCount count) {
+  // By their numbers: one whose word moves meanwhile may be over before its keeper reads this.
   using Numbers = std::vector<std::pair<std::shared_ptr<Client>, std::uint32_t>>;
-  std::map<WaitWorker*, Numbers> of_workers;
+  std::map<WaitKeeper*, Numbers> of_keepers;
   std::vector<std::shared_future<void>> others;
   std::promise<void> all;
   auto mine = coming_.end();
@@ -101,28 +100,28 @@ void AbsentWaits::pages_come(memory::MemoryObject& object, PageIndex first, Page
       std::erase_if(at->second, [&](BrokeredWait* wait) {
         if (stays(wait->offset)) return false;
         wait->page_comes = true;
-        of_workers[wait->client->worker].emplace_back(wait->client, wait->id);
+        of_keepers[wait->client->keeper].emplace_back(wait->client, wait->id);
         return true;
       });
       at = at->second.empty() ? waits_.erase(at) : std::next(at);
     }
-    if (!of_workers.empty()) {
+    if (!of_keepers.empty()) {
       mine = coming_.insert(coming_.end(), {object.id(), first, count, all.get_future().share()});
     }
   }
   std::vector<std::future<void>> queued;
-  for (auto& [worker, waits] : of_workers) {
+  for (auto& [keeper, waits] : of_keepers) {
     auto done = std::make_shared<std::promise<void>>();
     auto future = done->get_future();
-    const bool posted = worker->post([worker = worker, waits = std::move(waits), done] {
-      for (const auto& [client, id] : waits) worker->page_came(*client, id);
-      worker->submit();
+    const bool posted = keeper->post([keeper = keeper, waits = std::move(waits), done] {
+      for (const auto& [client, id] : waits) keeper->page_came(*client, id);
+      keeper->submit();
       done->set_value();
     });
     if (posted) queued.push_back(std::move(future));
   }
   for (const auto& each : queued) each.wait();
-  if (!of_workers.empty()) {
+  if (!of_keepers.empty()) {
     all.set_value();
     const std::lock_guard lock(mutex_);
     coming_.erase(mine);

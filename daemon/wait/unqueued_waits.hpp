@@ -13,9 +13,9 @@
 // Several threads may make one page resident at a time: each gives it to nobody before the waits
 // that any of them took out are queued.
 //
-// Locking: mutex_ guards all; leaf lock but for the mailboxes of workers, which are posted to under
-// it. Thread-safe. A thread that calls pages_come blocks until the workers have queued the waits,
-// and so must not be one of them.
+// Locking: mutex_ guards all; leaf lock but for the mailboxes of keepers, which are posted to under
+// it. Thread-safe. A thread that calls pages_come blocks until the keepers have queued the waits,
+// and so must not be one of theirs.
 #pragma once
 
 #include <cstdint>
@@ -32,13 +32,13 @@ namespace faultline::wait {
 
 class BrokeredWait;
 
-class AbsentWaits final : public memory::PageWatcher {
+class UnqueuedWaits final : public memory::PageWatcher {
  public:
   // Of a word that the kernel knows no queue for.
   [[nodiscard]] static bool stays(std::uint64_t offset) { return offset % 4 != 0; }
   // False: the page is not absent any more, and nothing was entered; not of a word that stays.
   [[nodiscard]] bool enter(BrokeredWait& wait, PageIndex page);
-  // False: it is not here any more: it was woken, or its page comes. Its worker has been posted to.
+  // False: it is not here any more: it was woken, or its page comes. Its keeper has been posted to.
   [[nodiscard]] bool leave(BrokeredWait& wait);
   // Of one that is not here any more: whether its page comes, and it was not woken.
   [[nodiscard]] bool comes(const BrokeredWait& wait) const;

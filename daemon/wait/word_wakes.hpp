@@ -1,0 +1,41 @@
+// Wakes and moves who waits for a word, wherever in the daemon or the kernel that is. Must never
+// wake at a word that is moving: who waits there would be missed.
+//
+// Locking: none of its own. Thread-safe.
+#pragma once
+
+#include "daemon/wait/client.hpp"
+#include "daemon/wait/unqueued_waits.hpp"
+#include "daemon/wait/word_table.hpp"
+
+namespace faultline::wait {
+
+class WordWakes {
+ public:
+  WordWakes(WordTable& words, UnqueuedWaits& unqueued) : words_(words), unqueued_(unqueued) {}
+
+  // Wakes at most count who wait for the word by a bit of mask. Returns how many. The caller holds
+  // the VMA, which holds the address. Errors: as WordTable::find and WordTable::wake.
+  Result<int> wake(SpaceId space, const space::Vma& vma, Vaddr address, int count,
+                   std::uint32_t mask);
+
+  struct Place {
+    const space::Vma& vma;
+    Vaddr address;
+  };
+  // Wakes at most `wake` who wait for the one word, and has at most `move` others wait for the
+  // other. Returns how many in all. Errors: as WordTable::find and WordTable::requeue.
+  Result<int> requeue(SpaceId space, const Place& from, const Place& to, int wake, int move);
+
+  // Gives a wake that nobody took to another who waits for the same word.
+  void hand_on(const Woken& woken);
+  // The same of a word of a process that is dead. Of one that was moving only its own waits hang
+  // there, and those are over.
+  void hand_on(SpaceId space, const space::Vma& vma, Vaddr address);
+
+ private:
+  WordTable& words_;
+  UnqueuedWaits& unqueued_;
+};
+
+}  // namespace faultline::wait
