@@ -156,9 +156,15 @@ long wake_at(std::uintptr_t address, int count, std::uint32_t bitset) {
   return faultline::client::wake_word(address, count, bitset);
 }
 
-bool both_shared(const void* first, const void* second) {
-  return kind_of(reinterpret_cast<std::uintptr_t>(first)) == WordKind::shared &&
-         kind_of(reinterpret_cast<std::uintptr_t>(second)) == WordKind::shared;
+// Whether whoever waits for the words is the kernel's to find, and to move. Waits that are counted
+// have to be counted where they are moved to.
+bool kernel_has_both(std::uintptr_t from, std::uintptr_t to) {
+  const Reading reading;
+  const auto of_kernel = [&](std::uintptr_t address) {
+    const Place& place = place_of(reading, address);
+    return place.kind == WordKind::shared && !place.object->counted();
+  };
+  return of_kernel(from) && of_kernel(to);
 }
 
 long requeue_at(const void* address, int operation, std::uint32_t expected, int wake, int requeue,
@@ -166,7 +172,7 @@ long requeue_at(const void* address, int operation, std::uint32_t expected, int 
   const auto from = reinterpret_cast<std::uintptr_t>(address);
   const auto to = reinterpret_cast<std::uintptr_t>(target);
   if (wake < 0 || requeue < 0 || from % 4 != 0 || to % 4 != 0) return -EINVAL;
-  if (both_shared(address, target)) {
+  if (kernel_has_both(from, to)) {
     return futex::two(address, operation, static_cast<std::uint32_t>(wake),
                       static_cast<std::uint32_t>(requeue), target, expected);
   }
@@ -243,7 +249,7 @@ long wake_op_at(const void* address, int wake, void* target, int target_wake,
   const auto to = reinterpret_cast<std::uintptr_t>(target);
   if (from % 4 != 0 || to % 4 != 0) return -EINVAL;
   // The kernel wakes one for a count of 0.
-  if (wake > 0 && target_wake > 0 && both_shared(address, target)) {
+  if (wake > 0 && target_wake > 0 && kernel_has_both(from, to)) {
     return futex::two(address, FUTEX_WAKE_OP, static_cast<std::uint32_t>(wake),
                       static_cast<std::uint32_t>(target_wake), target, operation);
   }

@@ -45,7 +45,7 @@ class BrokeredWait final : public kernel::RingOperation, public WaitHook {
   const std::shared_ptr<Client> client;
   const std::uint64_t user_data;
   const std::uint64_t expected;
-  const Vaddr address;
+  Vaddr address;                                 // of the word; changed while it hangs on none
   std::shared_ptr<memory::MemoryObject> object;  // at whose word it is queued; null: at a slot
   std::shared_ptr<Target> target;                // of a delivery there
   std::uint64_t offset = 0;                      // of the word, in the object
@@ -60,6 +60,7 @@ class BrokeredWait final : public kernel::RingOperation, public WaitHook {
   std::uint8_t index = 0;   // among the words of one fl_waitv
   bool page_comes = false;  // UnqueuedWaits has it no more, its worker queues it
   bool counted = false;     // on the board of its object
+  bool requeued = false;    // to a word whose value is nothing to it
   bool taken_back = false;
   bool unannounced = false;  // its client does not know its number yet
   enum class State : std::uint8_t {

@@ -52,6 +52,11 @@ class KeptWaits final : public WaitKeeper, private WaitQueues::Listener {
   [[nodiscard]] static bool all_left(const Client& client);
   void recall_ended() { queues_.recall_ended(); }
   void move(const std::vector<Word*>& words) { queues_.move(words); }
+  // As WaitQueues.
+  int requeue(SpaceId space, const WaitQueues::Place& from, const WaitQueues::Place& to,
+              int count) {
+    return queues_.requeue(space, from, to, count);
+  }
   // Those whose places in queues were lost.
   void queue_again() { queues_.queue_again(); }
   // Ends those whose time is up, and sends again those for which there was no room.

@@ -12,8 +12,9 @@ namespace faultline::wait {
 
 namespace {
 
-// What the kernel's 32 bits at the word hold, when the word holds what is expected.
+// What the kernel's 32 bits at the word hold, when the word holds what is expected, if anything is.
 std::optional<std::uint32_t> container_with(const BrokeredWait& wait, std::uint64_t eight) {
+  if (wait.requeued) return static_cast<std::uint32_t>(eight);
   // eight: the bytes from the container on. A smaller word lies in it, at its end at the latest.
   eight >>= 8 * (wait.address.value() % 4);
   const std::uint64_t bytes = wait.bytes();
@@ -101,7 +102,7 @@ Status WaitQueues::keep_while_absent(BrokeredWait& wait, PageIndex page) {
 
 Status WaitQueues::compare_and_queue(BrokeredWait& wait) {
   auto expected = std::optional{static_cast<std::uint32_t>(wait.expected)};
-  if (wait.bytes() != 4) {
+  if (wait.bytes() != 4 || wait.requeued) {
     const auto bytes = wait.object->peek(ByteCount{wait.offset});
     if (!bytes) return fail(EFAULT, "looking at a word of an object");
     expected = container_with(wait, *bytes);
@@ -129,7 +130,8 @@ Status WaitQueues::queue_at_slot(BrokeredWait& wait) {
 }
 
 void WaitQueues::page_came(BrokeredWait& wait) {
-  if (wait.state != BrokeredWait::State::unqueued) return;  // its page parted before this was read
+  // Its page parted before this was read, or it was moved to another word.
+  if (wait.state != BrokeredWait::State::unqueued || !unqueued_.comes(wait)) return;
   if (wait.reason != 0) return listener_.over(wait, -wait.reason);
   if (auto queued = compare_and_queue(wait); !queued) {
     listener_.over(wait, -queued.error().code());
@@ -209,7 +211,7 @@ void WaitQueues::left(BrokeredWait& wait, int result) {
   if (const int ended = unhook(wait); ended != 0) return listener_.over(wait, -ended);
   if (wait.reason != 0) return listener_.over(wait, -wait.reason);
   const bool at_slot = wait.object == nullptr;
-  const bool other_bits = !at_slot && wait.bytes() < 4;
+  const bool other_bits = !at_slot && (wait.bytes() < 4 || wait.requeued);
   // At a slot: it has another generation, the word is waited for elsewhere. Of a smaller word: the
   // bytes beside it may have changed alone. A page that went: it is looked for again.
   if ((result == -EAGAIN && (at_slot || other_bits)) || result == -EFAULT || result == -EINTR) {
@@ -219,33 +221,62 @@ void WaitQueues::left(BrokeredWait& wait, int result) {
   listener_.over(wait, result);
 }
 
+bool WaitQueues::begin_to_take_out(BrokeredWait& wait) {
+  const bool unqueued = wait.state == BrokeredWait::State::unqueued;
+  if (!unqueued && wait.state != BrokeredWait::State::queued) return false;
+  // It was woken: a letter says so.
+  if (unqueued && !unqueued_.leave(wait) && !unqueued_.comes(wait)) return false;
+  wait.state = BrokeredWait::State::recalled;
+  ring_.cancel(wait);
+  return true;
+}
+
+bool WaitQueues::taken_out(BrokeredWait& wait) {
+  // To cancel a wait takes the kernel no longer than to carry the request out.
+  while (wait.in_flight()) ring_.poll();
+  // Woken before it was recalled, or cancelled for another reason besides.
+  if (wait.state != BrokeredWait::State::recalled) return false;
+  if (wait.reason == 0) return true;
+  listener_.over(wait, -wait.reason);
+  return false;
+}
+
+int WaitQueues::requeue(SpaceId space, const Place& from, const Place& to, int count) {
+  int moved = 0;
+  for (WaitHook* hook : words_.hooks_of(space, from.address)) {
+    BrokeredWait& wait = wait_of(*hook);
+    if (moved == count) break;
+    if (from.address == to.address) {
+      // Who is there already stays: taken out for a moment it could miss a wake.
+      if (wait.state == BrokeredWait::State::unqueued) ++moved;
+      continue;
+    }
+    if (!begin_to_take_out(wait) || !taken_out(wait)) continue;
+    ++moved;
+    (void)unhook(wait);
+    wait.address = to.address;
+    wait.requeued = true;
+    requeued_.push_back(&wait);
+  }
+  submit();
+  const auto queue_of = [](const Place& place) {
+    return WordTable::Queue{place.address,
+                            place.vma.object->word(offset_in(place.vma, place.address))};
+  };
+  return moved + words_.requeue(space, queue_of(from), queue_of(to), count - moved);
+}
+
 void WaitQueues::move(const std::vector<Word*>& words) {
   std::vector<BrokeredWait*> recalled;
   for (const Word* word : words) {
     for (WaitHook* hook : words_.hooks_of(*word)) {
       BrokeredWait& wait = wait_of(*hook);
-      if (wait.state == BrokeredWait::State::unqueued && !unqueued_.leave(wait) &&
-          !unqueued_.comes(wait)) {
-        continue;  // it was woken: a letter says so
-      }
-      if (wait.state != BrokeredWait::State::queued &&
-          wait.state != BrokeredWait::State::unqueued) {
-        continue;
-      }
-      wait.state = BrokeredWait::State::recalled;
-      ring_.cancel(wait);
-      recalled.push_back(&wait);
+      if (begin_to_take_out(wait)) recalled.push_back(&wait);
     }
   }
-  // To cancel a wait takes the kernel no longer than to carry the request out.
-  const auto on_its_way = [](const BrokeredWait* wait) { return wait->in_flight(); };
-  while (std::ranges::any_of(recalled, on_its_way)) ring_.poll();
   for (BrokeredWait* wait : recalled) {
-    // Woken before it was recalled, or cancelled for another reason besides.
-    if (wait->state != BrokeredWait::State::recalled) continue;
-    if (wait->reason != 0) {
-      listener_.over(*wait, -wait->reason);
-    } else if (auto queued = queue_at_slot(*wait); !queued) {
+    if (!taken_out(*wait)) continue;
+    if (auto queued = queue_at_slot(*wait); !queued) {
       const int ended = unhook(*wait);  // why, where its word was dropped meanwhile
       listener_.over(*wait, -(ended != 0 ? ended : queued.error().code()));
     }

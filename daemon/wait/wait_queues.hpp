@@ -61,6 +61,13 @@ class WaitQueues {
   // Lets its word go, and notes what it was. Returns why the word is gone; 0: it is not.
   int unhook(BrokeredWait& wait);
   static void uncount(BrokeredWait& wait);
+  struct Place {
+    const space::Vma& vma;
+    Vaddr address;
+  };
+  // Has at most count who wait for the one word wait for the other, whatever its value: first those
+  // that are kept here. Both were found. Returns how many.
+  int requeue(SpaceId space, const Place& from, const Place& to, int count);
   // The waits that hang on words that move queue at their slots when this returns.
   void move(const std::vector<Word*>& words);
 
@@ -73,6 +80,9 @@ class WaitQueues {
   Status keep_while_absent(BrokeredWait& wait, PageIndex page);
   Status compare_and_queue(BrokeredWait& wait);
   Status queue_at_slot(BrokeredWait& wait);
+  // In two steps, between which the kernel lets go of it. False: it is over, or about to be.
+  [[nodiscard]] bool begin_to_take_out(BrokeredWait& wait);
+  [[nodiscard]] bool taken_out(BrokeredWait& wait);
   // Has the word's value looked at, also where its page is in no memory.
   void glance_at(const BrokeredWait& wait, memory::MemoryObject& object, ByteCount offset);
   void seen(BrokeredWait& wait, const Result<std::uint64_t>& value);

@@ -121,10 +121,14 @@ Status WaitRequests::requeue(const Client& client, const wire::Submission& asked
   const space::VmaRef source = client.vma_at(from);
   const space::VmaRef target = client.vma_at(to);
   if (!source || !target) return fail(EFAULT, "moving waiters from or to what is in no mapping");
-  auto done = wakes_.requeue(client.space_id, {*source, from}, {*target, to},
-                             at_most_int(asked.count), at_most_int(asked.user_data));
-  if (!done) return propagate(done);
-  client.channel->answer(asker_of(asked), {*done, {}});
+  // All that can fail comes before anybody is woken.
+  if (auto found = words_.find(client.space_id, *target, to); !found) return propagate(found);
+  auto woken =
+      wakes_.wake(client.space_id, *source, from, at_most_int(asked.count), kernel::kEveryBit);
+  if (!woken) return propagate(woken);
+  const int moved =
+      waits_.requeue(client.space_id, {*source, from}, {*target, to}, at_most_int(asked.user_data));
+  client.channel->answer(asker_of(asked), {*woken + moved, {}});
   return {};
 }
 

@@ -172,13 +172,25 @@ WordTable::Parted WordTable::part(SpaceId space, const space::Vma& vma, PageInde
   return parted;
 }
 
-std::vector<WaitHook*> WordTable::hooks_of(const Word& word) const {
-  const std::lock_guard lock(mutex_);
+std::vector<WaitHook*> WordTable::hooks_of_locked(const Word& word) {
   std::vector<WaitHook*> hooks;
   for (WaitHook* hook = word.hooks.next; hook != &word.hooks; hook = hook->next) {
     hooks.push_back(hook);
   }
   return hooks;
+}
+
+std::vector<WaitHook*> WordTable::hooks_of(const Word& word) const {
+  const std::lock_guard lock(mutex_);
+  return hooks_of_locked(word);
+}
+
+std::vector<WaitHook*> WordTable::hooks_of(SpaceId space, Vaddr address) const {
+  const std::lock_guard lock(mutex_);
+  const auto words = spaces_.find(space);
+  if (words == spaces_.end()) return {};
+  const auto at = words->second.find(address);
+  return at == words->second.end() ? std::vector<WaitHook*>{} : hooks_of_locked(at->second);
 }
 
 const kernel::FutexWord* WordTable::slot_of(const WaitHook& hook, std::uint32_t& generation) const {
@@ -353,10 +365,8 @@ Result<int> WordTable::wake(space::FrameId frame, std::uint64_t offset, int coun
   return wake_slots_locked(group->second, count, kernel::kEveryBit);
 }
 
-Result<int> WordTable::requeue(SpaceId space, const Queue& from, const Queue& to, int wake,
-                               int move) {
+int WordTable::requeue(SpaceId space, const Queue& from, const Queue& to, int count) const {
   const std::lock_guard lock(mutex_);
-  if (moving_ != 0) return fail(EBUSY, "moving waiters while words are moving");
   const auto futexes_of = [&](const Queue& queue) {
     std::vector<const kernel::FutexWord*> futexes;
     for (const SlotIndex slot : slots_locked(space, queue.address)) {
@@ -366,16 +376,12 @@ Result<int> WordTable::requeue(SpaceId space, const Queue& from, const Queue& to
     return futexes;
   };
   const kernel::FutexWord& target = *futexes_of(to).front();
-  int done = 0;
+  int moved = 0;
   for (const kernel::FutexWord* futex : futexes_of(from)) {
-    const int woken = wake == 0 ? 0 : std::max(kernel::futex_wake_shared(*futex, wake), 0);
-    const int moved =
-        move == 0 ? 0 : std::max(kernel::futex_requeue_shared(*futex, 0, move, target), 0);
-    wake -= woken;
-    move -= moved;
-    done += woken + moved;
+    if (moved == count) break;
+    moved += std::max(kernel::futex_requeue_shared(*futex, 0, count - moved, target), 0);
   }
-  return done;
+  return moved;
 }
 
 std::size_t WordTable::size(SpaceId space) const {

@@ -97,6 +97,8 @@ class WordTable {
   };
   Parted part(SpaceId space, const space::Vma& vma, PageIndex page);
   [[nodiscard]] std::vector<WaitHook*> hooks_of(const Word& word) const;
+  // Of the word there; none where it is not known.
+  [[nodiscard]] std::vector<WaitHook*> hooks_of(SpaceId space, Vaddr address) const;
   [[nodiscard]] const kernel::FutexWord* slot_of(const WaitHook& hook,
                                                  std::uint32_t& generation) const;
   void settle(const std::vector<Word*>& moved);
@@ -145,10 +147,9 @@ class WordTable {
     Vaddr address;
     const kernel::FutexWord* object_word = nullptr;
   };
-  // Wakes at most `wake` who wait for the one word, and has at most `move` others wait for the
-  // other; both were found. In one step against any change of the words. Returns how many in all.
-  // Errors: EBUSY as wake().
-  Result<int> requeue(SpaceId space, const Queue& from, const Queue& to, int wake, int move);
+  // Has at most count who are queued for the one word queue for the other; both were found. In one
+  // step against any change of the words. What hangs on a word stays there. Returns how many.
+  [[nodiscard]] int requeue(SpaceId space, const Queue& from, const Queue& to, int count) const;
   [[nodiscard]] std::size_t size(SpaceId space) const;
 
  private:
@@ -176,6 +177,7 @@ class WordTable {
   // Gives the word another slot, to which who queues at its own moves. Where there is none left it
   // keeps its own.
   void change_slot_locked(Vaddr address, Word& word);
+  [[nodiscard]] static std::vector<WaitHook*> hooks_of_locked(const Word& word);
   void end_hooks_locked(Word& word, int error);
   void drop_locked(Words& words, Words::iterator at, int error);
   void reclaim_locked(Words& words);

@@ -24,18 +24,6 @@ Result<int> WordWakes::wake(SpaceId space, const space::Vma& vma, Vaddr address,
   return words_.wake(space, address, count, mask);
 }
 
-Result<int> WordWakes::requeue(SpaceId space, const Place& from, const Place& to, int wake,
-                               int move) {
-  for (const Place& place : {to, from}) {
-    if (auto found = words_.find(space, place.vma, place.address); !found) return propagate(found);
-  }
-  const auto queue_of = [](const Place& place) {
-    return WordTable::Queue{place.address,
-                            place.vma.object->word(offset_in(place.vma, place.address))};
-  };
-  return words_.requeue(space, queue_of(from), queue_of(to), wake, move);
-}
-
 void WordWakes::hand_on(const Woken& woken) {
   if (woken.object != nullptr) {
     (void)unqueued_.wake_at_object(*woken.object, ByteCount{woken.offset}, 1, woken.mask);

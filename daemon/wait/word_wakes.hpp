@@ -1,4 +1,4 @@
-// Wakes and moves who waits for a word, wherever in the daemon or the kernel that is. Must never
+// Wakes who waits for a word, wherever in the daemon or the kernel that is. Must never
 // wake at a word that is moving: who waits there would be missed.
 //
 // Locking: none of its own. Thread-safe.
@@ -18,14 +18,6 @@ class WordWakes {
   // the VMA, which holds the address. Errors: as WordTable::find and WordTable::wake.
   Result<int> wake(SpaceId space, const space::Vma& vma, Vaddr address, int count,
                    std::uint32_t mask);
-
-  struct Place {
-    const space::Vma& vma;
-    Vaddr address;
-  };
-  // Wakes at most `wake` who wait for the one word, and has at most `move` others wait for the
-  // other. Returns how many in all. Errors: as WordTable::find and WordTable::requeue.
-  Result<int> requeue(SpaceId space, const Place& from, const Place& to, int wake, int move);
 
   // Gives a wake that nobody took to another who waits for the same word.
   void hand_on(const Woken& woken);

@@ -131,6 +131,74 @@ TEST_F(Wait, OfAPrivateWordIsWokenByItsOwnProcessAlone) {
   EXPECT_EQ(stats_of(client_, mine.data()).pages_copied, 0U) << "a wait copies nothing";
 }
 
+// Who was moved to another word waits for that one: what becomes of the first is nothing to it.
+TEST_F(Wait, ThatWasRequeuedIsOfTheOtherWordFromThenOn) {
+  const Object object = create(client_, 3 * kPage);
+  for (const std::size_t target : {std::size_t{4}, kPage, 2 * kPage}) {
+    const auto memory = map(object, 3 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE | FL_MAP_WAIT_BY_PAGE);
+    word_in(memory, 2 * kPage) = 1;  // private already
+    ASSERT_EQ(word_in(memory), 0U);
+    Waiter waiter(memory.data());
+    EXPECT_TRUE(eventually([&] { return waited_for(memory.data()); }));
+    EXPECT_EQ(fl_requeue(memory.data(), 0, 1, memory.data() + target), 1) << target;
+    word_in(memory, 8) = 1;
+    EXPECT_EQ(fl_wake(memory.data(), 1), 0) << target;
+    EXPECT_FALSE(waiter.ended());
+    EXPECT_EQ(fl_wake(memory.data() + target, 1), 1) << target;
+    EXPECT_EQ(waiter.result(), 0);
+  }
+}
+
+// The same of asynchronous waits, of which some stay.
+TEST_F(Wait, ThatIsAsynchronousIsRequeuedInItsOrder) {
+  const Object object = create(client_, 2 * kPage);
+  for (const std::uint32_t flags : {FL_MAP_SHARED | FL_MAP_WRITE, FL_MAP_PRIVATE | FL_MAP_WRITE,
+                                    FL_MAP_PRIVATE | FL_MAP_WRITE | FL_MAP_WAIT_BY_PAGE}) {
+    const auto memory = map(object, 2 * kPage, flags);
+    for (std::uint64_t i = 0; i < 4; ++i) {
+      fl_async_wait wait{};
+      wait.struct_size = sizeof wait;
+      wait.bitset = FL_WAIT_ANY;
+      wait.address = memory.data();
+      wait.user_data = i;
+      ASSERT_EQ(fl_wait_async(&wait, nullptr), 0) << flags;
+    }
+    EXPECT_EQ(fl_requeue(memory.data(), 1, 2, memory.data() + kPage), 3) << flags;
+    EXPECT_EQ(fl_wake(memory.data() + kPage, 8), 2) << flags;
+    EXPECT_EQ(fl_wake(memory.data(), 8), 1) << flags;
+    std::vector<std::uint64_t> told;
+    const timespec patience{5, 0};
+    while (told.size() < 4) {
+      std::array<fl_completion, 4> came{};
+      const int count = fl_completions(client_, came.data(), 4, &patience);
+      ASSERT_GT(count, 0) << flags;
+      for (int i = 0; i < count; ++i) {
+        told.push_back(came.at(static_cast<std::size_t>(i)).user_data);
+      }
+    }
+    EXPECT_EQ(told, (std::vector<std::uint64_t>{0, 1, 2, 3})) << flags;
+  }
+}
+
+// Waits of an object that counts them are counted where they were moved to.
+TEST_F(Wait, ThatIsCountedIsRequeuedWithItsCount) {
+  fl_object_spec spec{};
+  spec.struct_size = sizeof spec;
+  spec.size = kPage;
+  spec.mode = 0600;
+  spec.flags = FL_COUNTED_WAITS;
+  fl_object* made = nullptr;
+  ASSERT_EQ(fl_object_create(client_, &spec, &made), 0) << fl_last_error();
+  const Object object{made};
+  const auto memory = map(object, kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+  Waiter waiter(memory.data());
+  EXPECT_TRUE(eventually([&] { return waited_for(memory.data()); }));
+  EXPECT_EQ(fl_requeue(memory.data(), 0, 1, memory.data() + 64), 1);
+  EXPECT_EQ(fl_wake(memory.data(), 1), 0);
+  EXPECT_EQ(fl_wake(memory.data() + 64, 1), 1);
+  EXPECT_EQ(waiter.result(), 0);
+}
+
 // Private waiters go where mremap takes their memory.
 TEST_F(Wait, FollowsItsMemoryToAnotherAddress) {
   const Object object = create(client_, 2 * kPage);
