@@ -130,6 +130,10 @@ TEST_F(WaitKeys, AreTheSameInOtherProcesses) {
 // After a fork: which side's wakes reach which side's waits, begun before the fork or after it,
 // before and after each side has written to the page.
 TEST_F(WaitKeys, AfterAFork) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "SKIPPED: ThreadSanitizer cannot begin threads in the fork child of a process that "
+                  "has others";
+#endif
   enum class Writes : std::uint8_t { nobody, parent, child };
   const Object object = create(client_, kBytes);
   for (const Kind& kind : kKinds) {
@@ -508,6 +512,10 @@ TEST_F(WaitKeys, AWakeThatADeadProcessTookGoesToAnother) {
 // Processes that exit, exec or are killed while they wait take nobody else's waits along, and
 // leave none behind.
 TEST_F(WaitKeys, EndsOfOthersLeaveWaitsAlone) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "SKIPPED: ThreadSanitizer cannot begin threads in the fork child of a process that "
+                  "has others";
+#endif
   const Object object = create(client_, kBytes);
   for (const Kind& kind : kKinds) {
     const auto memory = map_kind(object, kind);
