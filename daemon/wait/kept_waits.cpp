@@ -113,7 +113,8 @@ Status KeptWaits::begin_of_thread(const std::shared_ptr<Client>& client,
   queues_.submit();
   bool look = false;
   for (BrokeredWait* each : any.waits) look = queues_.client_must_look(*each) || look;
-  if (look && !any.told) client->channel->arm(asker_of(asked));
+  any.armed = look && !any.told;
+  if (any.armed) client->channel->arm(asker_of(asked));
   return {};
 }
 
@@ -179,7 +180,8 @@ void KeptWaits::tell_thread(BrokeredWait& wait, int outcome) {
     wait.client->channel->answer({wait.record, wait.request}, {0, {wait.index, 0, 0}});
   } else if (others.empty()) {
     any.told = true;
-    wait.client->channel->answer({wait.record, wait.request}, {any.outcome, {any.index, 0, 0}});
+    wait.client->channel->answer({wait.record, wait.request},
+                                 {any.outcome, {any.index, any.armed ? 1U : 0U, 0}});
   }
   // Where none was woken so far, one may be before it is cancelled: that counts.
   for (BrokeredWait* other : others) queues_.recall(*other, ECANCELED);

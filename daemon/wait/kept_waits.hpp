@@ -80,6 +80,7 @@ class KeptWaits final : public WaitKeeper, private WaitQueues::Listener {
     std::uint32_t request = 0;
     std::vector<BrokeredWait*> waits;
     bool told = false;
+    bool armed = false;      // the words' values are the client's to look at
     std::uint8_t words = 0;  // that were asked for so far
     int outcome = 0;  // what it is told once none is left, where none was woken; 0: not known yet
     std::uint8_t index = 0;

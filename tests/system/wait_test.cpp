@@ -7,6 +7,7 @@
 
 #include <array>
 #include <atomic>
+#include <fstream>
 #include <thread>
 #include <vector>
 
@@ -68,6 +69,32 @@ TEST_F(Wait, ComparesWordsOfEverySize) {
   EXPECT_EQ(fl_wait(memory.data(), 0x0807060504030201, &soon, FL_WAIT_U64), -ETIMEDOUT);
   EXPECT_EQ(fl_wait(memory.data(), 0x0807060504030200, &soon, FL_WAIT_U64), -EAGAIN);
   EXPECT_EQ(fl_wait(memory.data(), 0x1807060504030201, &soon, FL_WAIT_U64), -EAGAIN);
+}
+
+// The value is looked at before the time, however late the daemon hears of the wait. Of a byte that
+// is at no multiple of four only the client can tell.
+TEST_F(Wait, ThatFindsAnotherValueSaysSoHoweverShortItsTime) {
+  const Object object = create(client_, kPage);
+  const auto memory = map(object, kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+  word_in(memory) = 0;
+  const timespec none{0, 0};
+  ASSERT_EQ(fl_wait(memory.data() + 1, 0, &none, FL_WAIT_U8), -ETIMEDOUT);
+  std::atomic<pid_t> tid{0};
+  int result = 0;
+  daemon_.pause();
+  std::thread waiter([&] {
+    tid = ::gettid();
+    result = fl_wait(memory.data() + 1, 1, &none, FL_WAIT_U8);
+  });
+  // Its time is over before it sleeps: it has given up by then.
+  EXPECT_TRUE(eventually([&] {
+    std::string where;
+    std::getline(std::ifstream("/proc/self/task/" + std::to_string(tid) + "/wchan"), where);
+    return where.find("futex") != std::string::npos;
+  }));
+  daemon_.resume();
+  waiter.join();
+  EXPECT_EQ(result, -EAGAIN);
 }
 
 // Bytes beside each other are different words, wherever they lie.

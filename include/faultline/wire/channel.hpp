@@ -52,9 +52,10 @@ enum class ChannelOp : std::uint16_t {
   // address, expected, size, mask, until; delivery. Of several words that a thread waits for any
   // of, all but the last have kMoreWords. To a thread that waits for it (Delivery::record): first,
   // where the daemon cannot see the words' values, that it is queued (armed) and the thread is to
-  // look itself; then the outcome, and in values[0] which of the words it is of. Otherwise: 0, when
-  // it is queued, and its number in values[0]; in values[1] 1 where the caller is to look at the
-  // value, and to cancel it where that is another. The outcome is a completion.
+  // look itself; then the outcome, in values[0] which of the words it is of, and in values[1] 1
+  // where it was to look. Otherwise: 0, when it is queued, and its number in values[0]; in
+  // values[1] 1 where the caller is to look at the value, and to cancel it where that is another.
+  // The outcome is a completion.
   wait = 3,
   // count: the number of a wait. Answers 0; -ENOENT where it is over. Its outcome comes all the
   // same. 0: what the thread itself waits for, which is answered instead.
