@@ -251,12 +251,14 @@ Client connect(const std::string& socket) {
   return Client{client};
 }
 
-Object create(fl_client* client, std::size_t bytes, const char* name, std::uint32_t mode) {
+Object create(fl_client* client, std::size_t bytes, const char* name, std::uint32_t mode,
+              std::uint32_t flags) {
   fl_object_spec spec{};
   spec.struct_size = sizeof(spec);
   spec.name = name;
   spec.size = bytes;
   spec.mode = mode;
+  spec.flags = flags;
   fl_object* object = nullptr;
   const int result = fl_object_create(client, &spec, &object);
   EXPECT_EQ(result, 0) << fl_last_error();

@@ -133,7 +133,7 @@ using Object = Handle<fl_object, fl_object_close>;
 // The client side in a few words. Each fails the test, and says why, where the library fails.
 Client connect(const std::string& socket);
 Object create(fl_client* client, std::size_t bytes, const char* name = nullptr,
-              std::uint32_t mode = 0600);
+              std::uint32_t mode = 0600, std::uint32_t flags = 0);
 Object create_from(fl_client* client, int file, std::size_t bytes = 0, const char* name = nullptr);
 std::span<std::byte> map(fl_object* object, std::size_t bytes, std::uint32_t flags,
                          std::uint64_t offset = 0);

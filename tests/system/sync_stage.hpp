@@ -106,14 +106,9 @@ class SyncTest : public SystemTest {
   // Zero-filled memory that this process shares with its children. flags: of the object.
   template <typename T>
   T& share(std::uint32_t flags = 0) {
-    fl_object_spec spec{};
-    spec.struct_size = sizeof(spec);
-    spec.size = (sizeof(T) + kPage - 1) / kPage * kPage;
-    spec.flags = flags;
-    fl_object* made = nullptr;
-    EXPECT_EQ(fl_object_create(client_, &spec, &made), 0) << fl_last_error();
-    const Object object{made};
-    return *reinterpret_cast<T*>(map(object, spec.size, FL_MAP_SHARED | FL_MAP_WRITE).data());
+    const std::size_t bytes = (sizeof(T) + kPage - 1) / kPage * kPage;
+    const Object object = create(client_, bytes, nullptr, 0600, flags);
+    return *reinterpret_cast<T*>(map(object, bytes, FL_MAP_SHARED | FL_MAP_WRITE).data());
   }
 };
 

@@ -131,8 +131,9 @@ TEST_F(WaitKeys, AreTheSameInOtherProcesses) {
 // before and after each side has written to the page.
 TEST_F(WaitKeys, AfterAFork) {
 #ifdef __SANITIZE_THREAD__
-  GTEST_SKIP() << "SKIPPED: ThreadSanitizer cannot begin threads in the fork child of a process that "
-                  "has others";
+  GTEST_SKIP()
+      << "SKIPPED: ThreadSanitizer cannot begin threads in the fork child of a process that "
+         "has others";
 #endif
   enum class Writes : std::uint8_t { nobody, parent, child };
   const Object object = create(client_, kBytes);
@@ -438,14 +439,7 @@ TEST_F(WaitKeys, OfEveryKindAtOnce) {
 
 // An object that counts its waits: a wake reaches the same, whoever waits, in whatever process.
 TEST_F(WaitKeys, OfAnObjectThatCountsItsWaits) {
-  fl_object_spec spec{};
-  spec.struct_size = sizeof(spec);
-  spec.size = kBytes;
-  spec.mode = 0600;
-  spec.flags = FL_COUNTED_WAITS;
-  fl_object* raw = nullptr;
-  ASSERT_EQ(fl_object_create(client_, &spec, &raw), 0) << fl_last_error();
-  const Object object{raw};
+  const Object object = create(client_, kBytes, nullptr, 0600, FL_COUNTED_WAITS);
   std::vector<std::span<std::byte>> memory;
   for (const Kind& kind : kKinds) memory.push_back(map_kind(object, kind));
   for (std::size_t i = 0; i < kKinds.size(); ++i) {
@@ -513,8 +507,9 @@ TEST_F(WaitKeys, AWakeThatADeadProcessTookGoesToAnother) {
 // leave none behind.
 TEST_F(WaitKeys, EndsOfOthersLeaveWaitsAlone) {
 #ifdef __SANITIZE_THREAD__
-  GTEST_SKIP() << "SKIPPED: ThreadSanitizer cannot begin threads in the fork child of a process that "
-                  "has others";
+  GTEST_SKIP()
+      << "SKIPPED: ThreadSanitizer cannot begin threads in the fork child of a process that "
+         "has others";
 #endif
   const Object object = create(client_, kBytes);
   for (const Kind& kind : kKinds) {

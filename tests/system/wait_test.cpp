@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "tests/system/harness.hpp"
+#include "tests/system/waiters.hpp"
 
 namespace faultline::testing {
 namespace {
@@ -118,29 +119,6 @@ TEST_F(Wait, WakesNoByteBesideTheOneMeant) {
   }
 }
 
-// A thread that waits for a word, and what it was told.
-class Waiter {
- public:
-  explicit Waiter(const void* word, std::uint64_t expected = 0, std::uint32_t flags = 0)
-      : thread_([this, word, expected, flags] {
-          result_ = fl_wait(word, expected, nullptr, flags);
-          ended_ = true;
-        }) {}
-  ~Waiter() {
-    if (thread_.joinable()) thread_.join();
-  }
-  int result() {
-    thread_.join();
-    return result_;
-  }
-  [[nodiscard]] bool ended() const { return ended_; }
-
- private:
-  int result_ = 1;
-  std::atomic<bool> ended_{false};
-  std::thread thread_;
-};
-
 // A word of a private mapping is this process's: the object's is another.
 TEST_F(Wait, OfAPrivateWordIsWokenByItsOwnProcessAlone) {
   const Object object = create(client_, kPage);
@@ -209,14 +187,7 @@ TEST_F(Wait, ThatIsAsynchronousIsRequeuedInItsOrder) {
 
 // Waits of an object that counts them are counted where they were moved to.
 TEST_F(Wait, ThatIsCountedIsRequeuedWithItsCount) {
-  fl_object_spec spec{};
-  spec.struct_size = sizeof spec;
-  spec.size = kPage;
-  spec.mode = 0600;
-  spec.flags = FL_COUNTED_WAITS;
-  fl_object* made = nullptr;
-  ASSERT_EQ(fl_object_create(client_, &spec, &made), 0) << fl_last_error();
-  const Object object{made};
+  const Object object = create(client_, kPage, nullptr, 0600, FL_COUNTED_WAITS);
   const auto memory = map(object, kPage, FL_MAP_SHARED | FL_MAP_WRITE);
   Waiter waiter(memory.data());
   EXPECT_TRUE(eventually([&] { return waited_for(memory.data()); }));

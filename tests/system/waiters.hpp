@@ -79,6 +79,8 @@ class Waiter {
     });
   }
   [[nodiscard]] bool ended() const { return ended_; }
+  // 0: it does not run yet.
+  [[nodiscard]] pid_t tid() const { return tid_; }
   // Within a few seconds; fails the test where there is none, and does not return then.
   int result() {
     if (!eventually([&] { return ended_.load(); })) {

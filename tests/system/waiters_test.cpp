@@ -18,6 +18,7 @@
 #include "faultline/wire/word_key.hpp"
 #include "tests/system/command.hpp"
 #include "tests/system/harness.hpp"
+#include "tests/system/waiters.hpp"
 
 namespace faultline::testing {
 namespace {
@@ -44,31 +45,6 @@ std::uint64_t id_of(fl_object* object) {
 std::string object_key(fl_object* object, std::uint64_t offset) {
   return to_text(wire::WordKey{wire::KeyKind::object, 0, id_of(object), offset});
 }
-
-// A thread that waits until it is woken.
-class Waiter {
- public:
-  explicit Waiter(const void* word, std::uint64_t expected = 0)
-      : thread_([this, word, expected] {
-          tid_ = ::gettid();
-          result_ = fl_wait(word, expected, nullptr, 0);
-        }) {}
-  Waiter(const Waiter&) = delete;
-  Waiter& operator=(const Waiter&) = delete;
-  ~Waiter() {
-    if (thread_.joinable()) thread_.join();
-  }
-  int result() {
-    thread_.join();
-    return result_;
-  }
-  [[nodiscard]] pid_t tid() const { return tid_; }
-
- private:
-  std::atomic<pid_t> tid_{0};
-  int result_ = 1;
-  std::thread thread_;
-};
 
 // As a user who owns nothing of what root has.
 Ran ctl_of_nobody(const Daemon& daemon, const std::string& arguments) {
