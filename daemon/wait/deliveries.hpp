@@ -21,6 +21,7 @@ class Deliveries {
       : ring_(ring), signal_(std::move(signal)), wakes_(wakes) {}
   Deliveries(const Deliveries&) = delete;
   Deliveries& operator=(const Deliveries&) = delete;
+  ~Deliveries() = default;
 
   // Tells the client of a wait that is over. False: it is on its way, and needed until delivered()
   // says that it is not.

@@ -15,6 +15,7 @@ class WaitKeeper {
   WaitKeeper() = default;
   WaitKeeper(const WaitKeeper&) = delete;
   WaitKeeper& operator=(const WaitKeeper&) = delete;
+  virtual ~WaitKeeper() = default;
 
   // Runs it on the keeper's thread; false once that has ended. Thread-safe.
   virtual bool post(std::function<void()> letter) = 0;
@@ -30,9 +31,6 @@ class WaitKeeper {
   virtual void page_came(const Client& client, std::uint32_t id) = 0;
   // Hands the kernel what was queued since the last time.
   virtual void submit() = 0;
-
- protected:
-  ~WaitKeeper() = default;
 };
 
 }  // namespace faultline::wait

@@ -21,11 +21,12 @@ class WaitQueues {
  public:
   class Listener {
    public:
+    Listener() = default;
+    Listener(const Listener&) = delete;
+    Listener& operator=(const Listener&) = delete;
+    virtual ~Listener() = default;
     // It is in no queue, and never will be again. outcome: 0 woken, or a negative errno.
     virtual void over(BrokeredWait& wait, int outcome) = 0;
-
-   protected:
-    ~Listener() = default;
   };
 
   WaitQueues(WordTable& words, UnqueuedWaits& unqueued, kernel::Ring& ring,
@@ -37,6 +38,7 @@ class WaitQueues {
         listener_(listener) {}
   WaitQueues(const WaitQueues&) = delete;
   WaitQueues& operator=(const WaitQueues&) = delete;
+  ~WaitQueues() = default;
 
   // Hangs it on its word, and has the kernel queue it, now or when its page has come. Errors:
   // EFAULT; EAGAIN another value; as WordTable::find: EBUSY it is moving, ask again a moment later.

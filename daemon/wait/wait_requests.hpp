@@ -17,6 +17,7 @@ class WaitRequests {
       : words_(words), wakes_(wakes), waits_(waits) {}
   WaitRequests(const WaitRequests&) = delete;
   WaitRequests& operator=(const WaitRequests&) = delete;
+  ~WaitRequests() = default;
 
   // Carries it out, or postpones it, or answers why it cannot be.
   void attempt(const std::shared_ptr<Client>& client, const wire::Submission& asked);
