@@ -9,11 +9,11 @@ namespace {
 constexpr SlotIndex kNobodyWakes{1};
 }
 
-Result<Lot> Lot::create() {
+Result<Lot> Lot::create(Options options) {
   auto memory = kernel::PublishedMemory::create(
       "faultline:lot", ByteCount{std::uint64_t{wire::kLotSlots} * sizeof(wire::LotSlot)});
   if (!memory) return propagate(memory);
-  return Lot{std::move(*memory)};
+  return Lot{std::move(*memory), std::move(options)};
 }
 
 wire::LotSlot& Lot::at(SlotIndex slot) const {
@@ -47,7 +47,9 @@ void Lot::close(SlotIndex slot) {
 
 int Lot::move_on(SlotIndex from, SlotIndex to) {
   close(from);
+  reached(BreakStep::closed);
   const int moved = kernel::futex_requeue_shared(at(from).wake, 0, INT_MAX, at(to).wake);
+  reached(BreakStep::requeued);
   resting_.push_back(from);
   return moved;
 }

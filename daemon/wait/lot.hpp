@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <optional>
 #include <span>
 
@@ -27,12 +28,25 @@ namespace faultline::wait {
 
 using SlotIndex = detail::Number<struct SlotIndexTag>;
 
+// How far a change of a word's place is, for tests that drive those who wait and wake against it.
+enum class BreakStep : std::uint8_t {
+  recorded,  // the page has another identity
+  left,      // the word's slot is in no group but its own
+  closed,    // the slot has another generation
+  requeued,  // who queued at it queues at the slot that stands in for it
+  named,     // that one is the word's slot, in the group of the page's new identity
+};
+
 class Lot {
  public:
   static constexpr std::size_t kRest = 65'536;
 
+  struct Options {
+    std::function<void(BreakStep)> hook;  // closed, requeued
+  };
   // Errors: ENOMEM, EMFILE.
-  static Result<Lot> create();
+  static Result<Lot> create() { return create(Options{}); }
+  static Result<Lot> create(Options options);
 
   // To be sent; it stays this object's.
   [[nodiscard]] int fd() const { return memory_.fd(); }
@@ -52,10 +66,15 @@ class Lot {
   void unlink(SlotIndex leaving, std::span<const SlotIndex> rest) const;
 
  private:
-  explicit Lot(kernel::PublishedMemory memory) : memory_(std::move(memory)) {}
+  Lot(kernel::PublishedMemory memory, Options options)
+      : options_(std::move(options)), memory_(std::move(memory)) {}
   [[nodiscard]] wire::LotSlot& at(SlotIndex slot) const;
   void close(SlotIndex slot);
+  void reached(BreakStep step) const {
+    if (options_.hook) options_.hook(step);
+  }
 
+  Options options_;
   kernel::PublishedMemory memory_;
   std::uint64_t never_used_ = 2;  // 0 is none, 1 is where nobody wakes anybody
   std::deque<SlotIndex> resting_;

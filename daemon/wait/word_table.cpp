@@ -135,6 +135,7 @@ void WordTable::leave_locked(Vaddr address, Word& word) {
   std::erase(at->second, word.slot);
   lot_.unlink(word.slot, at->second);
   if (at->second.empty()) groups_.erase(at);
+  reached(BreakStep::left);
 }
 
 void WordTable::change_slot_locked(Vaddr, Word& word) {
@@ -152,6 +153,7 @@ WordTable::Parted WordTable::part(SpaceId space, const space::Vma& vma, PageInde
   const space::FrameId before = vma.activity->identity(page);
   Parted parted{vma.activity->record_break(page, PageCount{1}), {}};
   const space::FrameId now = vma.activity->identity(page);
+  reached(BreakStep::recorded);
   const auto words = spaces_.find(space);
   if (before == now || words == spaces_.end()) return parted;
   const Vaddr start = vma.address_of(page);
@@ -163,6 +165,7 @@ WordTable::Parted WordTable::part(SpaceId space, const space::Vma& vma, PageInde
     leave_locked(at->first, word);
     change_slot_locked(at->first, word);
     join_locked(at->first, word, now);
+    reached(BreakStep::named);
     if (was_clean && has_hooks(word)) {
       word.moving = true;
       ++moving_;
@@ -288,6 +291,7 @@ void WordTable::move(SpaceId space, const space::VaRange& from, Vaddr to) {
     }
     node.key() = to + (node.key() - from.start);
     words->second.insert(std::move(node));
+    reached(BreakStep::named);
   }
 }
 

@@ -59,7 +59,13 @@ class WordTable {
  public:
   static constexpr std::size_t kMostWords = 65'536;  // of one address space
 
-  explicit WordTable(Lot lot) : lot_(std::move(lot)) { ended_.previous = ended_.next = &ended_; }
+  struct Options {
+    std::function<void(BreakStep)> hook;  // recorded, left, named; called under the lock
+  };
+  explicit WordTable(Lot lot) : WordTable(std::move(lot), Options{}) {}
+  WordTable(Lot lot, Options options) : options_(std::move(options)), lot_(std::move(lot)) {
+    ended_.previous = ended_.next = &ended_;
+  }
   WordTable(const WordTable&) = delete;
   WordTable& operator=(const WordTable&) = delete;
   ~WordTable() = default;
@@ -181,7 +187,11 @@ class WordTable {
   void end_hooks_locked(Word& word, int error);
   void drop_locked(Words& words, Words::iterator at, int error);
   void reclaim_locked(Words& words);
+  void reached(BreakStep step) const {
+    if (options_.hook) options_.hook(step);
+  }
 
+  const Options options_;
   mutable std::mutex mutex_;
   Lot lot_;
   std::unordered_map<SpaceId, Words> spaces_;
