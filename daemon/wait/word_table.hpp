@@ -142,7 +142,7 @@ class WordTable {
   // How many hang on words of all spaces.
   [[nodiscard]] std::size_t hooks() const;
 
-  // Wakes at most count who wait at the slot of a word, and at those of its group. In one step
+  // Wakes at most count who wait at the slot of a word, and then at those of its group. In one step
   // against any change of the word. Returns how many; 0 where it is not known, or at no slot.
   // Errors: EBUSY waits are moving to slots, ask again a moment later.
   Result<int> wake(SpaceId space, Vaddr address, int count, std::uint32_t mask = kernel::kEveryBit);
