@@ -14,6 +14,7 @@
 #include "libclient/fork.hpp"
 #include "libclient/futex.hpp"
 #include "libclient/place.hpp"
+#include "libclient/wait_steps.hpp"
 
 namespace faultline::client {
 
@@ -102,6 +103,13 @@ class Queues {
     add(word);
     return Found::yes;
   }
+  // Whether they are those of the word still; found before.
+  [[nodiscard]] bool current(const Looked& looked) const {
+    const Reading reading;
+    if (!holds(reading, looked)) return false;
+    return looked.place != WordPlace::slot ||
+           (*looked.lot)[looked.slot].version.load(std::memory_order_acquire) == version_;
+  }
   // Wakes at most count. Returns how many.
   [[nodiscard]] int wake(int count, std::uint32_t bitset) const {
     int woken = 0;
@@ -136,6 +144,7 @@ class Queues {
       // after.
       std::atomic_thread_fence(std::memory_order_acquire);
       if (version % 2 == 0 && own.version.load(std::memory_order_relaxed) == version) {
+        version_ = version;
         return Found::yes;
       }
       if (!holds(reading, looked)) return Found::changed;
@@ -147,6 +156,7 @@ class Queues {
   std::array<const void*, 8> first_{};
   std::size_t count_ = 0;
   std::vector<const void*> more_;
+  std::uint32_t version_ = 0;  // of the group
 };
 
 // What a thread says of itself while it waits.
@@ -337,6 +347,7 @@ std::optional<long> wait_in_kernel(MyRecord& mine, std::span<const Word> words,
   const auto gathered = gather(words, places, record, end, futexes);
   if (!gathered) return std::nullopt;
   if (*gathered != 0) return *gathered;
+  reached(WaitStep::before_wait);
   const long woken =
       futex::wait_any(futexes.list().data(), static_cast<unsigned>(futexes.list().size()),
                       timeout.until(), timeout.clock());
@@ -374,6 +385,33 @@ bool find_places(std::span<const Word> words, std::span<Looked> places) {
   return true;
 }
 
+// woken: how many so far.
+long wake_wherever_it_is(std::uintptr_t address, int count, std::uint32_t bitset, int& woken) {
+  Queues queues;
+  for (;;) {
+    const Looked looked = place_now(address);
+    if (woken == count) return woken;
+    const auto found =
+        looked.place == WordPlace::word ? Queues::Found::by_daemon : queues.find(looked);
+    if (found == Queues::Found::changed) continue;
+    if (found == Queues::Found::by_daemon) {
+      wire::Submission asked;
+      asked.op = ChannelOp::wake;
+      asked.address = address;
+      asked.count = static_cast<std::uint32_t>(count - woken);
+      asked.mask = bitset;
+      const int answer = channel_for(address)->ask(asked).result;
+      return answer < 0 && woken == 0 ? answer : woken + std::max(answer, 0);
+    }
+    reached(WaitStep::before_wake);
+    woken += queues.wake(count - woken, bitset);
+    reached(WaitStep::after_wake);
+    // Where the word, or a relative's of its group, is waited for elsewhere by now, some may have
+    // been moved before they were woken here.
+    if (woken == count || queues.current(looked)) return woken;
+  }
+}
+
 }  // namespace
 
 std::shared_ptr<Channel> channel_for(std::uintptr_t address) {
@@ -405,27 +443,12 @@ long wait_for_words(std::span<const Word> words, const Timeout& timeout, std::ui
 
 long wake_word(std::uintptr_t address, int count, std::uint32_t bitset) {
   int woken = 0;
-  Queues queues;
-  for (;;) {
-    const Looked looked = place_now(address);
-    if (woken == count) return woken;
-    const auto found =
-        looked.place == WordPlace::word ? Queues::Found::by_daemon : queues.find(looked);
-    if (found == Queues::Found::changed) continue;
-    if (found == Queues::Found::by_daemon) {
-      wire::Submission asked;
-      asked.op = ChannelOp::wake;
-      asked.address = address;
-      asked.count = static_cast<std::uint32_t>(count - woken);
-      asked.mask = bitset;
-      const Channel::Answer answer = channel_for(address)->ask(asked);
-      return answer.result < 0 ? answer.result : woken + answer.result;
-    }
-    woken += queues.wake(count - woken, bitset);
-    // Where the word is waited for elsewhere by now, some may have been moved before they were
-    // woken here.
-    const Reading reading;
-    if (woken == count || holds(reading, looked)) return woken;
+  try {
+    return wake_wherever_it_is(address, count, bitset, woken);
+  } catch (const Failure&) {
+    // Those who were woken have been, though the memory is gone by now.
+    if (woken == 0) throw;
+    return woken;
   }
 }
 

@@ -1,7 +1,10 @@
 #include "daemon/wait/lot.hpp"
 
+#include <algorithm>
+#include <array>
 #include <cassert>
 #include <climits>
+#include <vector>
 
 namespace faultline::wait {
 
@@ -58,13 +61,37 @@ void Lot::give_up(SlotIndex slot) {
   (void)move_on(slot, kNobodyWakes);
 }
 
-void Lot::link(std::span<const SlotIndex> group) const {
-  for (const SlotIndex slot : group) at(slot).version.fetch_add(1, std::memory_order_seq_cst);
+void Lot::hold(std::span<const SlotIndex> slots) const {
+  for (const SlotIndex slot : slots) at(slot).version.fetch_add(1, std::memory_order_seq_cst);
+}
+
+void Lot::release(std::span<const SlotIndex> slots) const {
+  for (const SlotIndex slot : slots) at(slot).version.fetch_add(1, std::memory_order_seq_cst);
+}
+
+void Lot::chain(std::span<const SlotIndex> group) const {
   for (std::size_t i = 0; i < group.size(); ++i) {
     const SlotIndex next = group[(i + 1) % group.size()];
     at(group[i]).next.store(static_cast<std::uint32_t>(next.value()), std::memory_order_release);
   }
-  for (const SlotIndex slot : group) at(slot).version.fetch_add(1, std::memory_order_seq_cst);
+}
+
+void Lot::link(std::span<const SlotIndex> group) const {
+  hold(group);
+  chain(group);
+  release(group);
+}
+
+int Lot::replace(std::span<const SlotIndex> group, SlotIndex from, SlotIndex to) {
+  std::vector<SlotIndex> replaced(group.begin(), group.end());
+  std::ranges::replace(replaced, from, to);
+  hold(group);
+  chain(replaced);
+  const int moved = move_on(from, to);
+  release(group);
+  const std::array alone{from};
+  link(alone);
+  return moved;
 }
 
 void Lot::unlink(SlotIndex leaving, std::span<const SlotIndex> rest) const {

@@ -64,12 +64,20 @@ class Lot {
   // left.
   void link(std::span<const SlotIndex> group) const;
   void unlink(SlotIndex leaving, std::span<const SlotIndex> rest) const;
+  // As move_on, of a slot in a group, in which the other takes its place: in one step for who reads
+  // the group, and then wakes, by any slot of it. Returns how many moved.
+  int replace(std::span<const SlotIndex> group, SlotIndex from, SlotIndex to);
 
  private:
   Lot(kernel::PublishedMemory memory, Options options)
       : options_(std::move(options)), memory_(std::move(memory)) {}
   [[nodiscard]] wire::LotSlot& at(SlotIndex slot) const;
   void close(SlotIndex slot);
+  // Who reads a group with one of these slots in it reads it again, until as many are released as
+  // were held.
+  void hold(std::span<const SlotIndex> slots) const;
+  void release(std::span<const SlotIndex> slots) const;
+  void chain(std::span<const SlotIndex> group) const;
   void reached(BreakStep step) const {
     if (options_.hook) options_.hook(step);
   }

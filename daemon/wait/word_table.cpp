@@ -148,6 +148,15 @@ void WordTable::change_slot_locked(Vaddr, Word& word) {
   word.slot = *slot;
 }
 
+int WordTable::replace_slot_locked(Vaddr address, Word& word, SlotIndex slot) {
+  const SlotIndex old = std::exchange(word.slot, slot);
+  if (word.kind != WordKind::frame) return lot_.move_on(old, slot);
+  auto& group = groups_.at(group_key(word.frame, address));
+  const int moved = lot_.replace(group, old, slot);
+  std::ranges::replace(group, old, slot);
+  return moved;
+}
+
 WordTable::Parted WordTable::part(SpaceId space, const space::Vma& vma, PageIndex page) {
   const std::lock_guard lock(mutex_);
   const space::FrameId before = vma.activity->identity(page);
@@ -284,10 +293,7 @@ void WordTable::move(SpaceId space, const space::VaRange& from, Vaddr to) {
     Word& word = node.mapped();
     // Who looked it up at its old address must not find it any more.
     if (has_slot(word)) {
-      const bool grouped = word.kind == WordKind::frame;
-      leave_locked(node.key(), word);
-      change_slot_locked(node.key(), word);
-      if (grouped) join_locked(node.key(), word, word.frame);
+      if (const auto slot = lot_.take()) (void)replace_slot_locked(node.key(), word, *slot);
     }
     node.key() = to + (node.key() - from.start);
     words->second.insert(std::move(node));
@@ -303,16 +309,10 @@ void WordTable::reclaim_locked(Words& words) {
       // Nobody can queue there once it has another generation; then it shows whether anybody did.
       const auto spare = lot_.take();
       if (!spare) return;
-      const SlotIndex old = word.slot;
-      const bool grouped = word.kind == WordKind::frame;
-      leave_locked(at->first, word);
-      const bool idle = lot_.move_on(old, *spare) == 0;
-      word.slot = *spare;
-      if (idle) {
-        lot_.give_up(*spare);
+      if (replace_slot_locked(at->first, word, *spare) == 0) {
+        leave_locked(at->first, word);
+        lot_.give_up(word.slot);
         words.erase(at);
-      } else if (grouped) {
-        join_locked(at->first, word, word.frame);
       }
     } else if (!has_hooks(word)) {
       words.erase(at);

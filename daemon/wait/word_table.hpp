@@ -184,6 +184,8 @@ class WordTable {
   // keeps its own.
   void change_slot_locked(Vaddr address, Word& word);
   [[nodiscard]] static std::vector<WaitHook*> hooks_of_locked(const Word& word);
+  // The same of a word that stays in the group that it is in. Returns how many moved.
+  int replace_slot_locked(Vaddr address, Word& word, SlotIndex slot);
   void end_hooks_locked(Word& word, int error);
   void drop_locked(Words& words, Words::iterator at, int error);
   void reclaim_locked(Words& words);

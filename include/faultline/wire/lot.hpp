@@ -7,16 +7,17 @@
 //
 // To wait: the kernel is asked to wait (futex_waitv(2)) for as long as the slot's wake word holds
 // the generation that the slot was found with, and the word itself the value expected. To wake:
-// FUTEX_WAKE at the wake words of the slot and of all others of its group. Then the generation is
-// looked at again: where it has changed, the waiters may have moved, and the rest of the wake is
-// done once more, from the beginning.
+// FUTEX_WAKE at the wake words of the slot and of all others of its group. Then the generation and
+// the group's version are looked at again: where one has changed, the waiters may have moved, and
+// the rest of the wake is done once more, from the beginning.
 //
 // A slot that is given up, because its word is gone or waited for elsewhere now, first gets another
 // generation, so that nobody queues there any more; then those who queue there are moved
 // (FUTEX_REQUEUE) to the slot that stands in for it.
 //
 // A group: the slots of the address spaces that share a page's identity, of one word, in a ring by
-// next. Its version is the same in all of them while nothing changes, and odd while something does.
+// next. A slot's version is even while its group does not change, and odd while it does: from
+// before the first is linked anew, or moved away from, until all of it is done.
 #pragma once
 
 #include <atomic>
