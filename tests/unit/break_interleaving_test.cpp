@@ -274,7 +274,11 @@ class BreakInterleavings : public ::testing::Test {
     return mapping_of(object_, Sharing::private_copy, ByPage::no, kStart);
   }
   // Of two fork relatives that share their first page.
-  [[nodiscard]] std::array<Vma, 2> family() const {
+  struct Family {
+    Vma parent;
+    Vma child;
+  };
+  [[nodiscard]] Family family() const {
     const Vma parent = mapping_of(object_, Sharing::private_copy, ByPage::yes, kStart);
     parent.activity->record_break(kPage, PageCount{1});
     return {parent, forked(parent)};
@@ -319,7 +323,9 @@ TEST_F(BreakInterleavings, AWaiterIsInOneQueueAtAnyTime) {
     for (const bool remembers : {false, true}) {
       std::size_t refused = 0;
       const std::size_t runs = testing::explore([&](const Choose& choose) {
-        const auto [parent, child] = family();
+        const Family relatives = family();
+        const Vma& parent = relatives.parent;
+        const Vma& child = relatives.child;
         Stage stage = this->stage();
         WaiterActor waiter(stage, kParent, parent);
         if (remembers) waiter.remember();
@@ -345,80 +351,96 @@ TEST_F(BreakInterleavings, AWaiterIsInOneQueueAtAnyTime) {
   }
 }
 
+class BreakAgainstOwnWake : public BreakInterleavings {
+ protected:
+  void run(const Choose& choose, bool own, bool remembers, bool waits_before) {
+    const Family relatives = family();
+    const Vma& parent = relatives.parent;
+    const Vma& child = relatives.child;
+    Stage stage = this->stage();
+    WaiterActor waiter(stage, kParent, parent);
+    WakerActor waker(stage, kParent, parent, 8);
+    ASSERT_TRUE(table_->find(kChild, child, kStart + kOffset));
+    if (waits_before) waiter.queue();
+    if (remembers) waker.remember();
+    if (remembers && !waits_before) waiter.remember();
+    std::vector<Actor*> actors{&waker};
+    if (!waits_before) actors.push_back(&waiter);
+    interleave(
+        stage, choose,
+        [&] { (void)table_->part(own ? kParent : kChild, own ? parent : child, kPage); }, actors);
+    EXPECT_EQ(waker.woken, waiter.wait().woken() ? 1 : 0);
+    if (waits_before || waiter.queued < waker.begun) {
+      EXPECT_EQ(waker.woken, 1);
+    }
+    if (!waits_before && waiter.queued > waker.ended) {
+      EXPECT_EQ(waker.woken, 0);
+    }
+    EXPECT_EQ(wake_now(kChild, child), 0);
+    EXPECT_EQ(wake_now(kParent, parent), 1 - waker.woken);
+    clear();
+  }
+};
+
 // A wake by the waiter's own process, while its page or a relative's parts: it finds whoever waited
 // before it began, at whatever point it is; nobody twice; and it counts right.
-TEST_F(BreakInterleavings, AWakeByTheSameProcessFindsItsWaiter) {
+TEST_F(BreakAgainstOwnWake, FindsItsWaiter) {
   for (const bool own : {true, false}) {
     for (const bool remembers : {false, true}) {
       for (const bool waits_before : {true, false}) {
-        const std::size_t runs = testing::explore([&](const Choose& choose) {
-          const auto [parent, child] = family();
-          Stage stage = this->stage();
-          WaiterActor waiter(stage, kParent, parent);
-          WakerActor waker(stage, kParent, parent, 8);
-          ASSERT_TRUE(table_->find(kChild, child, kStart + kOffset));
-          if (waits_before) waiter.queue();
-          if (remembers) waker.remember();
-          if (remembers && !waits_before) waiter.remember();
-          std::vector<Actor*> actors{&waker};
-          if (!waits_before) actors.push_back(&waiter);
-          interleave(
-              stage, choose,
-              [&] { (void)table_->part(own ? kParent : kChild, own ? parent : child, kPage); },
-              actors);
-          EXPECT_EQ(waker.woken, waiter.wait().woken() ? 1 : 0);
-          if (waits_before || waiter.queued < waker.begun) {
-            EXPECT_EQ(waker.woken, 1);
-          }
-          if (!waits_before && waiter.queued > waker.ended) {
-            EXPECT_EQ(waker.woken, 0);
-          }
-          EXPECT_EQ(wake_now(kChild, child), 0);
-          EXPECT_EQ(wake_now(kParent, parent), 1 - waker.woken);
-          clear();
-        });
+        const std::size_t runs = testing::explore(
+            [&](const Choose& choose) { run(choose, own, remembers, waits_before); });
         EXPECT_GT(runs, waits_before ? 50U : 1000U);
       }
     }
   }
 }
 
+class BreakAgainstARelativesWake : public BreakInterleavings {
+ protected:
+  void run(const Choose& choose, bool remembers, bool waits_before,
+           std::array<std::size_t, 2>& outcomes) {
+    const Family relatives = family();
+    const Vma& parent = relatives.parent;
+    const Vma& child = relatives.child;
+    Stage stage = this->stage();
+    WaiterActor waiter(stage, kParent, parent);
+    WakerActor waker(stage, kChild, child, 8);
+    ASSERT_TRUE(table_->find(kParent, parent, kStart + kOffset));
+    ASSERT_TRUE(table_->find(kChild, child, kStart + kOffset));
+    if (waits_before) waiter.queue();
+    if (remembers) waker.remember();
+    if (remembers && !waits_before) waiter.remember();
+    std::vector<Actor*> actors{&waker};
+    if (!waits_before) actors.push_back(&waiter);
+    interleave(
+        stage, choose, [&] { (void)table_->part(kParent, parent, kPage); }, actors);
+    EXPECT_EQ(waker.woken, waiter.wait().woken() ? 1 : 0);
+    const bool waited_first = waits_before || waiter.queued < waker.begun;
+    if (waited_first && waker.ended <= when(BreakStep::recorded)) {
+      EXPECT_EQ(waker.woken, 1);
+    }
+    const bool break_came_first = waker.begun > when(BreakStep::left) ||
+                                  (!waits_before && waiter.queued > when(BreakStep::closed));
+    if (break_came_first) {
+      EXPECT_EQ(waker.woken, 0);
+    }
+    ++outcomes.at(static_cast<std::size_t>(waker.woken));
+    EXPECT_EQ(wake_now(kChild, child), 0);
+    EXPECT_EQ(wake_now(kParent, parent), 1 - waker.woken);
+    clear();
+  }
+};
+
 // A wake by a relative while the waiter's page parts: it finds whoever waited before both, as long
 // as the break has not moved them; nobody once it has; and what it did not wake, the waiter's own
 // process finds.
-TEST_F(BreakInterleavings, AWakeByARelativeIsBeforeTheBreakOrAfterIt) {
+TEST_F(BreakAgainstARelativesWake, IsBeforeItOrAfterIt) {
   for (const bool remembers : {false, true}) {
     for (const bool waits_before : {true, false}) {
       std::array<std::size_t, 2> outcomes{};
-      const std::size_t runs = testing::explore([&](const Choose& choose) {
-        const auto [parent, child] = family();
-        Stage stage = this->stage();
-        WaiterActor waiter(stage, kParent, parent);
-        WakerActor waker(stage, kChild, child, 8);
-        ASSERT_TRUE(table_->find(kParent, parent, kStart + kOffset));
-        ASSERT_TRUE(table_->find(kChild, child, kStart + kOffset));
-        if (waits_before) waiter.queue();
-        if (remembers) waker.remember();
-        if (remembers && !waits_before) waiter.remember();
-        std::vector<Actor*> actors{&waker};
-        if (!waits_before) actors.push_back(&waiter);
-        interleave(
-            stage, choose, [&] { (void)table_->part(kParent, parent, kPage); }, actors);
-        EXPECT_EQ(waker.woken, waiter.wait().woken() ? 1 : 0);
-        const bool waited_first = waits_before || waiter.queued < waker.begun;
-        if (waited_first && waker.ended <= when(BreakStep::recorded)) {
-          EXPECT_EQ(waker.woken, 1);
-        }
-        const bool break_came_first = waker.begun > when(BreakStep::left) ||
-                                      (!waits_before && waiter.queued > when(BreakStep::closed));
-        if (break_came_first) {
-          EXPECT_EQ(waker.woken, 0);
-        }
-        ++outcomes.at(static_cast<std::size_t>(waker.woken));
-        EXPECT_EQ(wake_now(kChild, child), 0);
-        EXPECT_EQ(wake_now(kParent, parent), 1 - waker.woken);
-        clear();
-      });
+      const std::size_t runs = testing::explore(
+          [&](const Choose& choose) { run(choose, remembers, waits_before, outcomes); });
       EXPECT_GT(runs, waits_before ? 50U : 1000U);
       EXPECT_GT(outcomes[0], 0U);
       EXPECT_GT(outcomes[1], 0U);
@@ -433,7 +455,9 @@ TEST_F(BreakInterleavings, AWakeByTheOneThatPartsEndsAtTheBreak) {
   for (const bool waits_before : {true, false}) {
     std::size_t too_many = 0;
     const std::size_t runs = testing::explore([&](const Choose& choose) {
-      const auto [parent, child] = family();
+      const Family relatives = family();
+      const Vma& parent = relatives.parent;
+      const Vma& child = relatives.child;
       Stage stage = this->stage();
       WaiterActor waiter(stage, kParent, parent);
       WakerActor waker(stage, kChild, child, 8);
@@ -468,7 +492,9 @@ TEST_F(BreakInterleavings, AWaitThatIsTakenBackIsWokenOrNot) {
   for (const bool own_wake : {true, false}) {
     std::array<std::size_t, 2> outcomes{};
     (void)testing::explore([&](const Choose& choose) {
-      const auto [parent, child] = family();
+      const Family relatives = family();
+      const Vma& parent = relatives.parent;
+      const Vma& child = relatives.child;
       Stage stage = this->stage();
       WaiterActor waiter(stage, kParent, parent);
       WaiterActor other(stage, kParent, parent);
@@ -499,7 +525,9 @@ TEST_F(BreakInterleavings, AWaitThatIsTakenBackIsWokenOrNot) {
 // one, whichever point it is at, and the other stays where its process finds it.
 TEST_F(BreakInterleavings, AWakeOfOneTakesOne) {
   (void)testing::explore([&](const Choose& choose) {
-    const auto [parent, child] = family();
+    const Family relatives = family();
+    const Vma& parent = relatives.parent;
+    const Vma& child = relatives.child;
     Stage stage = this->stage();
     WaiterActor first(stage, kParent, parent);
     WaiterActor second(stage, kParent, parent);
@@ -566,7 +594,9 @@ TEST_F(BreakInterleavings, AWakeAgainstADiscard) {
   for (const bool own_wake : {true, false}) {
     std::array<std::size_t, 3> outcomes{};
     (void)testing::explore([&](const Choose& choose) {
-      const auto [parent, child] = family();
+      const Family relatives = family();
+      const Vma& parent = relatives.parent;
+      const Vma& child = relatives.child;
       Stage stage = this->stage();
       WaiterActor waiter(stage, kParent, parent);
       WaiterActor in_child(stage, kChild, child);
@@ -599,46 +629,53 @@ TEST_F(BreakInterleavings, AWakeAgainstADiscard) {
   }
 }
 
+class MoveAgainstAWake : public BreakInterleavings {
+ protected:
+  void run(const Choose& choose, bool grouped, bool waits_before) {
+    const Family relatives = family();
+    const Vma& parent = relatives.parent;
+    const Vma& child = relatives.child;
+    const Vma vma = grouped ? parent : private_mapping();
+    const Vma there = vma.moved_to(kElsewhere);
+    Stage stage = this->stage();
+    WaiterActor waiter(stage, kParent, vma);
+    WakerActor relative(stage, kChild, child, 8);
+    WakerActor waker(stage, kParent, there, 8);  // which knows where it goes
+    if (waits_before) {
+      waiter.queue();
+    } else {
+      waiter.remember();
+    }
+    if (grouped) relative.remember();
+    std::vector<Actor*> actors;
+    if (!waits_before) actors.push_back(&waiter);
+    if (grouped) actors.push_back(&relative);
+    const auto change = [&] {
+      table_->move(kParent, {vma.start, vma.length()}, kElsewhere);
+      stage.away = true;
+    };
+    interleave(stage, choose, change, actors);
+    EXPECT_EQ(relative.woken, waiter.wait().woken() ? 1 : 0);
+    if (grouped && waits_before) {
+      EXPECT_EQ(relative.woken, 1) << "the page is one all the time";
+    }
+    if (waiter.faulted()) {
+      EXPECT_EQ(waiter.wait().result(), -EAGAIN);
+      EXPECT_GT(waiter.queued, when(BreakStep::closed)) << "only what came too late is refused";
+    }
+    const int left = waiter.faulted() || waiter.wait().woken() ? 0 : 1;
+    while (!waker.done()) waker.step();
+    EXPECT_EQ(waker.woken, left);
+    clear();
+  }
+};
+
 // A move against wait and wake, by whoever had looked the word up where it was: the waiter is found
 // at the new address unless it was woken, once; who has not yet queued is refused.
-TEST_F(BreakInterleavings, AWakeAgainstAMove) {
+TEST_F(MoveAgainstAWake, LosesNobody) {
   for (const bool grouped : {false, true}) {
     for (const bool waits_before : {true, false}) {
-      (void)testing::explore([&](const Choose& choose) {
-        auto [parent, child] = family();
-        const Vma vma = grouped ? parent : private_mapping();
-        const Vma there = vma.moved_to(kElsewhere);
-        Stage stage = this->stage();
-        WaiterActor waiter(stage, kParent, vma);
-        WakerActor relative(stage, kChild, child, 8);
-        WakerActor waker(stage, kParent, there, 8);  // which knows where it goes
-        if (waits_before) {
-          waiter.queue();
-        } else {
-          waiter.remember();
-        }
-        if (grouped) relative.remember();
-        std::vector<Actor*> actors;
-        if (!waits_before) actors.push_back(&waiter);
-        if (grouped) actors.push_back(&relative);
-        const auto change = [&] {
-          table_->move(kParent, {vma.start, vma.length()}, kElsewhere);
-          stage.away = true;
-        };
-        interleave(stage, choose, change, actors);
-        EXPECT_EQ(relative.woken, waiter.wait().woken() ? 1 : 0);
-        if (grouped && waits_before) {
-          EXPECT_EQ(relative.woken, 1) << "the page is one all the time";
-        }
-        if (waiter.faulted()) {
-          EXPECT_EQ(waiter.wait().result(), -EAGAIN);
-          EXPECT_GT(waiter.queued, when(BreakStep::closed)) << "only what came too late is refused";
-        }
-        const int left = waiter.faulted() || waiter.wait().woken() ? 0 : 1;
-        while (!waker.done()) waker.step();
-        EXPECT_EQ(waker.woken, left);
-        clear();
-      });
+      (void)testing::explore([&](const Choose& choose) { run(choose, grouped, waits_before); });
     }
   }
 }

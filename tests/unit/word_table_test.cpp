@@ -40,7 +40,7 @@ constexpr PageCount kOne{1};
 
 class WordTableTest : public ::testing::Test {
  protected:
-  ~WordTableTest() override { waits_.forget(); }
+  void TearDown() override { waits_.forget(); }
 
   [[nodiscard]] Vma mapped(Sharing sharing, ByPage by_page = ByPage::no) const {
     return mapping_of(object_, sharing, by_page, kStart);
@@ -415,7 +415,7 @@ TEST_F(WordTableTest, WhatIsBesideTheRangeStays) {
   const Vma vma = mapped(Sharing::private_copy);
   const auto below = find(kParent, vma);
   (void)find(kParent, vma, kNextPage);
-  const auto above = find(kParent, vma, kStart + ByteCount{2 * 4096});
+  const auto above = find(kParent, vma, kStart + ByteCount{8192});
   table_.move(kParent, {kStart + ByteCount{4096}, ByteCount{4096}}, kElsewhere);
   EXPECT_FALSE(outdated(below));
   EXPECT_FALSE(outdated(above));
