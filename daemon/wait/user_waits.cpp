@@ -59,7 +59,8 @@ void UserWaits::unmapped(SpaceId space, const std::vector<space::Vma>& gone) {
 }
 
 void UserWaits::moved(SpaceId space, const space::VaRange& from, Vaddr to) {
-  words_.move(space, from, to);
+  const std::vector<Word*> moving = words_.move(space, from, to);
+  if (!moving.empty()) worker_->move(moving);
   if (const auto client = client_of(space)) move_threads(*client->channel, from, to);
 }
 

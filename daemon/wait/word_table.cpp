@@ -69,7 +69,7 @@ Result<WordTable::Found> WordTable::find(SpaceId space, const space::Vma& vma, V
     }
   }
   Word& word = at->second;
-  if (word.moving) return fail(EBUSY, "looking up a word that is moving");
+  if (word.moving != 0) return fail(EBUSY, "looking up a word that is moving");
   if (hook != nullptr) {
     hook->word = &word;
     hook->ended = 0;
@@ -176,7 +176,7 @@ WordTable::Parted WordTable::part(SpaceId space, const space::Vma& vma, PageInde
     join_locked(at->first, word, now);
     reached(BreakStep::named);
     if (was_clean && has_hooks(word)) {
-      word.moving = true;
+      ++word.moving;
       ++moving_;
       parted.moving.push_back(&word);
     }
@@ -214,9 +214,9 @@ const kernel::FutexWord* WordTable::slot_of(const WaitHook& hook, std::uint32_t&
 
 void WordTable::settle(const std::vector<Word*>& moved) {
   const std::lock_guard lock(mutex_);
-  for (Word* word : moved) word->moving = false;
+  for (Word* word : moved) --word->moving;
   moving_ -= moved.size();
-  std::erase_if(leaving_, [](const auto& node) { return !node.mapped().moving; });
+  std::erase_if(leaving_, [](const auto& node) { return node.mapped().moving == 0; });
 }
 
 void WordTable::end_hooks_locked(Word& word, int error) {
@@ -236,7 +236,7 @@ void WordTable::drop_locked(Words& words, Words::iterator at, int error) {
   leave_locked(at->first, word);
   if (has_slot(word)) lot_.give_up(word.slot);
   end_hooks_locked(word, error);
-  if (word.moving) {
+  if (word.moving != 0) {
     leaving_.push_back(words.extract(at));
   } else {
     words.erase(at);
@@ -280,10 +280,36 @@ void WordTable::drop_all(SpaceId space, int error) {
   spaces_.erase(space);
 }
 
-void WordTable::move(SpaceId space, const space::VaRange& from, Vaddr to) {
+bool WordTable::merge_locked(Words::node_type from, Vaddr address, Word& into) {
+  Word& word = from.mapped();
+  leave_locked(address, word);
+  if (has_slot(word) && has_slot(into)) {
+    lot_.move_on(word.slot, into.slot);
+  } else if (has_slot(word)) {
+    lot_.give_up(word.slot);
+  }
+  // The page may have parted since the other was looked up.
+  const bool at_object = word.kind == WordKind::clean || word.moving != 0;
+  const bool moving = at_object && has_hooks(word) && into.kind == WordKind::frame;
+  while (has_hooks(word)) {
+    WaitHook& hook = *word.hooks.next;
+    unlink(hook);
+    hook.word = &into;
+    link_before(into.hooks, hook);
+  }
+  if (moving) {
+    ++into.moving;
+    ++moving_;
+  }
+  if (word.moving != 0) leaving_.push_back(std::move(from));
+  return !moving;
+}
+
+std::vector<Word*> WordTable::move(SpaceId space, const space::VaRange& from, Vaddr to) {
+  std::vector<Word*> moving;
   const std::lock_guard lock(mutex_);
   const auto words = spaces_.find(space);
-  if (words == spaces_.end()) return;
+  if (words == spaces_.end()) return moving;
   std::vector<Words::node_type> nodes;
   auto at = words->second.lower_bound(from.start);
   while (at != words->second.end() && at->first < from.end()) {
@@ -296,9 +322,15 @@ void WordTable::move(SpaceId space, const space::VaRange& from, Vaddr to) {
       if (const auto slot = lot_.take()) (void)replace_slot_locked(node.key(), word, *slot);
     }
     node.key() = to + (node.key() - from.start);
-    words->second.insert(std::move(node));
+    auto placed = words->second.insert(std::move(node));
+    if (!placed.inserted) {
+      Word& there = placed.position->second;
+      const bool settled = merge_locked(std::move(placed.node), placed.position->first, there);
+      if (!settled) moving.push_back(&there);
+    }
     reached(BreakStep::named);
   }
+  return moving;
 }
 
 void WordTable::reclaim_locked(Words& words) {

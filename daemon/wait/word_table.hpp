@@ -49,7 +49,7 @@ enum class WordKind : std::uint8_t { shared, own, clean, frame };
 
 struct Word {
   WordKind kind{};
-  bool moving = false;  // from the object's word to its slot
+  unsigned moving = 0;  // how many times it is, from the object's word to its slot
   SlotIndex slot;       // but of a shared one
   space::FrameId frame;
   WaitHook hooks;  // a ring
@@ -115,7 +115,9 @@ class WordTable {
   // their words, with that error. Returns where those were.
   std::set<Vaddr> discard(SpaceId space, const space::Vma& piece, int error);
   void drop_all(SpaceId space, int error);
-  void move(SpaceId space, const space::VaRange& from, Vaddr to);
+  // The words go elsewhere with their memory. Where somebody who saw the new mapping first has
+  // looked one up there already, the two become one; those returned are moving, as of part().
+  std::vector<Word*> move(SpaceId space, const space::VaRange& from, Vaddr to);
   // Those that were ended since it was last asked; they hang on nothing.
   [[nodiscard]] std::vector<WaitHook*> take_ended();
 
@@ -188,6 +190,9 @@ class WordTable {
   int replace_slot_locked(Vaddr address, Word& word, SlotIndex slot);
   void end_hooks_locked(Word& word, int error);
   void drop_locked(Words& words, Words::iterator at, int error);
+  // Who waits for the one waits for the other. False where waits are to be taken from the object's
+  // word first: the other is moving.
+  bool merge_locked(Words::node_type from, Vaddr address, Word& into);
   void reclaim_locked(Words& words);
   void reached(BreakStep step) const {
     if (options_.hook) options_.hook(step);

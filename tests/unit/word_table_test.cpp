@@ -373,7 +373,7 @@ TEST_F(WordTableTest, WordsGoWithTheirMemory) {
     WaitHook hook;
     const auto before = find(kParent, vma, kWord, &hook);
     KernelWait& waits = wait_at(before);
-    table_.move(kParent, {vma.start, vma.length()}, kElsewhere);
+    EXPECT_TRUE(table_.move(kParent, {vma.start, vma.length()}, kElsewhere).empty());
     const Vma there = vma.moved_to(kElsewhere);
     const Vaddr word = kElsewhere + (kWord - kStart);
     EXPECT_TRUE(outdated(before));
@@ -395,7 +395,7 @@ TEST_F(WordTableTest, AWordThatMovesStaysInItsGroup) {
   const Vma child = forked(parent);
   KernelWait& in_parent = wait(kParent, parent);
   KernelWait& in_child = wait(kChild, child);
-  table_.move(kParent, {parent.start, parent.length()}, kElsewhere);
+  EXPECT_TRUE(table_.move(kParent, {parent.start, parent.length()}, kElsewhere).empty());
   EXPECT_EQ(table_.group(kChild, kWord).size(), 2U);
   EXPECT_EQ(wake(kChild), 2);
   EXPECT_TRUE(in_parent.woken() && in_child.woken());
@@ -405,7 +405,7 @@ TEST_F(WordTableTest, AWordThatMovesStaysInItsGroup) {
 TEST_F(WordTableTest, ACleanWordThatMovesIsFoundOut) {
   const Vma vma = mapped(Sharing::private_copy, ByPage::yes);
   const auto before = find(kParent, vma);
-  table_.move(kParent, {vma.start, vma.length()}, kElsewhere);
+  EXPECT_TRUE(table_.move(kParent, {vma.start, vma.length()}, kElsewhere).empty());
   EXPECT_TRUE(outdated(before));
   EXPECT_EQ(table_.show(kParent, kElsewhere + (kWord - kStart))->kind, WordKind::clean);
 }
@@ -416,11 +416,57 @@ TEST_F(WordTableTest, WhatIsBesideTheRangeStays) {
   const auto below = find(kParent, vma);
   (void)find(kParent, vma, kNextPage);
   const auto above = find(kParent, vma, kStart + ByteCount{8192});
-  table_.move(kParent, {kStart + ByteCount{4096}, ByteCount{4096}}, kElsewhere);
+  EXPECT_TRUE(
+      table_.move(kParent, {kStart + ByteCount{4096}, ByteCount{4096}}, kElsewhere).empty());
   EXPECT_FALSE(outdated(below));
   EXPECT_FALSE(outdated(above));
   EXPECT_FALSE(table_.show(kParent, kNextPage));
   EXPECT_TRUE(table_.show(kParent, kElsewhere + ByteCount{0x44}));
+}
+
+// Who saw the new mapping first may have looked a word up there, before the words have moved: the
+// two are one then, with all who wait for either.
+TEST_F(WordTableTest, AWordThatIsMovedToOneThatWasLookedUpThereIsOneWithIt) {
+  for (const Vma& vma : {mapped(Sharing::private_copy), parted()}) {
+    const Vma there = vma.moved_to(kElsewhere);
+    const Vaddr word = kElsewhere + (kWord - kStart);
+    std::array<WaitHook, 2> hooks;
+    const auto before = find(kParent, vma, kWord, hooks.data());
+    const KernelWait& moved = wait_at(before);
+    const KernelWait& early = wait_at(find(kParent, there, word, &hooks[1]));
+    EXPECT_TRUE(table_.move(kParent, {vma.start, vma.length()}, kElsewhere).empty());
+    EXPECT_EQ(table_.size(kParent), 1U);
+    EXPECT_TRUE(outdated(before));
+    EXPECT_EQ(table_.group(kParent, word).size(), 1U);
+    EXPECT_EQ(wake(kParent, word), 2);
+    EXPECT_TRUE(moved.woken() && early.woken());
+    for (WaitHook& hook : hooks) EXPECT_TRUE(table_.unhook(hook).hung);
+    EXPECT_EQ(table_.hooks(), 0U);
+    table_.drop_all(kParent, EFAULT);
+  }
+}
+
+// The same where the page has parted in between: the waits that hang on the word that moves are
+// still at the object's, and are to be settled.
+TEST_F(WordTableTest, AWordThatIsMovedToOneThatHasPartedIsMoving) {
+  const Vma vma = mapped(Sharing::private_copy, ByPage::yes);
+  const Vma there = vma.moved_to(kElsewhere);
+  const Vaddr word = kElsewhere + (kWord - kStart);
+  WaitHook hook;
+  ASSERT_EQ(find(kParent, vma, kWord, &hook).kind, WordKind::clean);
+  (void)table_.part(kParent, there, kPage);
+  ASSERT_EQ(find(kParent, there, word).kind, WordKind::frame);
+  const auto moving = table_.move(kParent, {vma.start, vma.length()}, kElsewhere);
+  ASSERT_EQ(moving.size(), 1U);
+  EXPECT_EQ(table_.hooks_of(*moving[0]), std::vector{&hook});
+  EXPECT_EQ(table_.find(kParent, there, word).error().code(), EBUSY);
+  std::uint32_t generation = 0;
+  const kernel::FutexWord* const slot = table_.slot_of(hook, generation);
+  const KernelWait& waits = waits_.begin(*slot, generation);
+  table_.settle(moving);
+  EXPECT_EQ(wake(kParent, word), 1);
+  EXPECT_TRUE(waits.woken());
+  (void)table_.unhook(hook);
 }
 
 // --- limits
