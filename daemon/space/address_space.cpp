@@ -371,12 +371,13 @@ void AddressSpace::on_remap(Vaddr from, Vaddr to, ByteCount length) {
   const VmaTree::Moved moved = vmas_.move({from, length}, to);
   teller_.tell(EventKind::unmap, moved.taken);
   teller_.tell(EventKind::unmap, moved.replaced);
+  std::vector<Vma> there;
   for (const Vma& vma : moved.taken) {
-    const Vma there = vma.moved_to(to + (vma.start - from));
-    teller_.tell(EventKind::map, there, there.start, there.length());
+    there.push_back(vma.moved_to(to + (vma.start - from)));
+    teller_.tell(EventKind::map, there.back(), there.back().start, there.back().length());
   }
   around_.observer.unmapped(id(), moved.replaced);
-  around_.observer.moved(id(), {from, length}, to);
+  around_.observer.moved(id(), {from, length}, to, there);
   departed_.add(moved.taken);
   forget(moved.replaced);
 }

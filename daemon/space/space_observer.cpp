@@ -10,7 +10,7 @@ class Nobody final : public SpaceObserver {
     return vma.activity->record_break(page, PageCount{1});
   }
   void unmapped(SpaceId, const std::vector<Vma>&) override {}
-  void moved(SpaceId, const VaRange&, Vaddr) override {}
+  void moved(SpaceId, const VaRange&, Vaddr, const std::vector<Vma>&) override {}
   void discarded(SpaceId, const Vma& piece) override {
     piece.activity->forget_break(piece.first, piece.pages());
   }

@@ -25,7 +25,9 @@ class SpaceObserver {
   virtual PageCount page_parts(SpaceId space, const Vma& vma, PageIndex page) = 0;
   // The others are called in the turn.
   virtual void unmapped(SpaceId space, const std::vector<Vma>& gone) = 0;
-  virtual void moved(SpaceId space, const VaRange& from, Vaddr to) = 0;
+  // there: the pieces, as they are mapped now.
+  virtual void moved(SpaceId space, const VaRange& from, Vaddr to,
+                     const std::vector<Vma>& there) = 0;
   // The private pages of a piece of a private mapping are dropped: they are the object's again. To
   // be recorded in the mapping's activity.
   virtual void discarded(SpaceId space, const Vma& piece) = 0;

@@ -18,6 +18,11 @@ space::VmaRef Client::vma_at(Vaddr address) const {
   return mapped_in ? mapped_in->find(address) : space::VmaRef{};
 }
 
+bool Client::has(const space::Vma& vma, Vaddr address) const {
+  const space::VmaRef now = vma_at(address);
+  return now && now->activity == vma.activity;
+}
+
 void Client::tell(const BrokeredWait& wait) {
   told.emplace_back(wait);
   channel->complete({wait.user_data, wait.outcome, 0});

@@ -47,6 +47,8 @@ struct Client {
   WaitKeeper* keeper = nullptr;  // its user's; outlives it
   // The VMA that holds an address of its space; null where none does.
   [[nodiscard]] space::VmaRef vma_at(Vaddr address) const;
+  // Whether the address is still that VMA's, or that of a piece of it.
+  [[nodiscard]] bool has(const space::Vma& vma, Vaddr address) const;
 
   // From here on the keeper's thread's.
   std::vector<std::shared_ptr<Target>> targets;                            // null: free

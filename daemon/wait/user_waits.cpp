@@ -58,8 +58,9 @@ void UserWaits::unmapped(SpaceId space, const std::vector<space::Vma>& gone) {
   }
 }
 
-void UserWaits::moved(SpaceId space, const space::VaRange& from, Vaddr to) {
-  const std::vector<Word*> moving = words_.move(space, from, to);
+void UserWaits::moved(SpaceId space, const space::VaRange& from, Vaddr to,
+                      const std::vector<space::Vma>& there) {
+  const std::vector<Word*> moving = words_.move(space, from, to, there);
   if (!moving.empty()) worker_->move(moving);
   if (const auto client = client_of(space)) move_threads(*client->channel, from, to);
 }

@@ -42,7 +42,8 @@ class UserWaits final : public space::SpaceObserver {
 
   PageCount page_parts(SpaceId space, const space::Vma& vma, PageIndex page) override;
   void unmapped(SpaceId space, const std::vector<space::Vma>& gone) override;
-  void moved(SpaceId space, const space::VaRange& from, Vaddr to) override;
+  void moved(SpaceId space, const space::VaRange& from, Vaddr to,
+             const std::vector<space::Vma>& there) override;
   void discarded(SpaceId space, const space::Vma& piece) override;
   void ended(SpaceId space, const std::vector<space::Vma>& mapped) override;
 

@@ -36,7 +36,8 @@ BrokeredWait& wait_of(WaitHook& hook) {
 Status WaitQueues::queue(BrokeredWait& wait) {
   const space::VmaRef vma = wait.client->vma_at(wait.address);
   if (!vma) return fail(EFAULT, "waiting for a word that is in no mapping");
-  auto found = words_.find(wait.client->space_id, *vma, wait.address, &wait);
+  auto found = words_.find(wait.client->space_id, *vma, wait.address, &wait,
+                           [&] { return wait.client->has(*vma, wait.address); });
   if (!found) return propagate(found);
   if (found->kind == WordKind::shared || found->kind == WordKind::clean) {
     return queue_at_object(wait, *vma);

@@ -93,7 +93,8 @@ Status WaitRequests::resolve(const Client& client, const wire::Submission& asked
   const Vaddr address{asked.address};
   const space::VmaRef vma = client.vma_at(address);
   if (!vma) return fail(EFAULT, "looking up a word that is in no mapping");
-  auto found = words_.find(client.space_id, *vma, address);
+  auto found = words_.find(client.space_id, *vma, address, nullptr,
+                           [&] { return client.has(*vma, address); });
   if (!found) return propagate(found);
   const auto place = found->kind == WordKind::shared  ? wire::WordPlace::word
                      : found->kind == WordKind::clean ? wire::WordPlace::object
@@ -109,7 +110,7 @@ Status WaitRequests::wake(const Client& client, const wire::Submission& asked) {
   const Vaddr address{asked.address};
   const space::VmaRef vma = client.vma_at(address);
   if (!vma) return fail(EFAULT, "waking at a word that is in no mapping");
-  auto woken = wakes_.wake(client.space_id, *vma, address, at_most_int(asked.count), asked.mask);
+  auto woken = wakes_.wake(client, *vma, address, at_most_int(asked.count), asked.mask);
   if (!woken) return propagate(woken);
   client.channel->answer(asker_of(asked), {*woken, {}});
   return {};
@@ -122,9 +123,10 @@ Status WaitRequests::requeue(const Client& client, const wire::Submission& asked
   const space::VmaRef target = client.vma_at(to);
   if (!source || !target) return fail(EFAULT, "moving waiters from or to what is in no mapping");
   // All that can fail comes before anybody is woken.
-  if (auto found = words_.find(client.space_id, *target, to); !found) return propagate(found);
-  auto woken =
-      wakes_.wake(client.space_id, *source, from, at_most_int(asked.count), kernel::kEveryBit);
+  auto found =
+      words_.find(client.space_id, *target, to, nullptr, [&] { return client.has(*target, to); });
+  if (!found) return propagate(found);
+  auto woken = wakes_.wake(client, *source, from, at_most_int(asked.count), kernel::kEveryBit);
   if (!woken) return propagate(woken);
   const int moved =
       waits_.requeue(client.space_id, {*source, from}, {*target, to}, at_most_int(asked.user_data));

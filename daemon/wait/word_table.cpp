@@ -37,13 +37,16 @@ bool waited_for_at_slot(const Word& word) {
 }  // namespace
 
 Result<WordTable::Found> WordTable::find(SpaceId space, const space::Vma& vma, Vaddr address,
-                                         WaitHook* hook) {
+                                         WaitHook* hook, const std::function<bool()>& still_there) {
   const std::lock_guard lock(mutex_);
   Words& words = spaces_[space];
   auto at = words.find(address);
   if (at == words.end()) {
     const bool shared = vma.sharing == space::Sharing::shared;
     if (shared && hook == nullptr) return Found{WordKind::shared, {}, 0};
+    if (still_there && !still_there()) {
+      return fail(EFAULT, "looking up a word that is not mapped any more");
+    }
     if (words.size() >= kMostWords) reclaim_locked(words);
     if (words.size() >= kMostWords) {
       return fail(EUSERS,
@@ -88,16 +91,6 @@ WordTable::Unhooked WordTable::unhook(WaitHook& hook) {
   hook.word = nullptr;
   hook.ended = 0;
   return was;
-}
-
-std::vector<const kernel::FutexWord*> WordTable::frame_group(space::FrameId frame,
-                                                             Vaddr address) const {
-  std::vector<const kernel::FutexWord*> futexes;
-  const std::lock_guard lock(mutex_);
-  const auto group = groups_.find(group_key(frame, address));
-  if (group == groups_.end()) return futexes;
-  for (const SlotIndex slot : group->second) futexes.push_back(&lot_.word(slot));
-  return futexes;
 }
 
 std::vector<SlotIndex> WordTable::slots_locked(SpaceId space, Vaddr address) const {
@@ -169,19 +162,22 @@ WordTable::Parted WordTable::part(SpaceId space, const space::Vma& vma, PageInde
   const Vaddr end = start + vma.page_size().bytes();
   for (auto at = words->second.lower_bound(start); at != words->second.end() && at->first < end;
        ++at) {
-    Word& word = at->second;
-    const bool was_clean = word.kind == WordKind::clean;
-    leave_locked(at->first, word);
-    change_slot_locked(at->first, word);
-    join_locked(at->first, word, now);
-    reached(BreakStep::named);
-    if (was_clean && has_hooks(word)) {
-      ++word.moving;
-      ++moving_;
-      parted.moving.push_back(&word);
-    }
+    follow_locked(at->first, at->second, now, parted.moving);
   }
   return parted;
+}
+
+void WordTable::follow_locked(Vaddr address, Word& word, space::FrameId frame,
+                              std::vector<Word*>& moving) {
+  const bool was_clean = word.kind == WordKind::clean;
+  leave_locked(address, word);
+  change_slot_locked(address, word);
+  join_locked(address, word, frame);
+  reached(BreakStep::named);
+  if (!was_clean || !has_hooks(word)) return;
+  ++word.moving;
+  ++moving_;
+  moving.push_back(&word);
 }
 
 std::vector<WaitHook*> WordTable::hooks_of_locked(const Word& word) {
@@ -305,7 +301,8 @@ bool WordTable::merge_locked(Words::node_type from, Vaddr address, Word& into) {
   return !moving;
 }
 
-std::vector<Word*> WordTable::move(SpaceId space, const space::VaRange& from, Vaddr to) {
+std::vector<Word*> WordTable::move(SpaceId space, const space::VaRange& from, Vaddr to,
+                                   const std::vector<space::Vma>& there) {
   std::vector<Word*> moving;
   const std::lock_guard lock(mutex_);
   const auto words = spaces_.find(space);
@@ -323,12 +320,20 @@ std::vector<Word*> WordTable::move(SpaceId space, const space::VaRange& from, Va
     }
     node.key() = to + (node.key() - from.start);
     auto placed = words->second.insert(std::move(node));
+    const Vaddr address = placed.position->first;
+    Word& known = placed.position->second;
     if (!placed.inserted) {
-      Word& there = placed.position->second;
-      const bool settled = merge_locked(std::move(placed.node), placed.position->first, there);
-      if (!settled) moving.push_back(&there);
+      const bool settled = merge_locked(std::move(placed.node), address, known);
+      if (!settled) moving.push_back(&known);
     }
     reached(BreakStep::named);
+    const auto vma =
+        std::ranges::find_if(there, [&](const auto& piece) { return piece.contains(address); });
+    if (vma == there.end() || !vma->activity->by_page()) continue;
+    const space::FrameId frame = vma->activity->identity(vma->page_at(address));
+    if (frame != space::FrameId{} && frame != known.frame) {
+      follow_locked(address, known, frame, moving);
+    }
   }
   return moving;
 }
@@ -377,10 +382,14 @@ std::size_t WordTable::hooks() const {
   return hooks_;
 }
 
-Result<int> WordTable::wake_slots_locked(std::span<const SlotIndex> slots, int count,
-                                         std::uint32_t mask) const {
+Status WordTable::check_settled_locked() const {
   // A wait that moves is at its slot a moment later.
   if (moving_ != 0) return fail(EBUSY, "waking at a word while words are moving");
+  return {};
+}
+
+int WordTable::wake_slots_locked(std::span<const SlotIndex> slots, int count,
+                                 std::uint32_t mask) const {
   int woken = 0;
   for (const SlotIndex slot : slots) {
     if (woken == count) break;
@@ -391,14 +400,29 @@ Result<int> WordTable::wake_slots_locked(std::span<const SlotIndex> slots, int c
 
 Result<int> WordTable::wake(SpaceId space, Vaddr address, int count, std::uint32_t mask) {
   const std::lock_guard lock(mutex_);
-  return wake_slots_locked(slots_locked(space, address), count, mask);
+  const std::vector<SlotIndex> slots = slots_locked(space, address);
+  if (slots.empty()) return 0;
+  if (auto settled = check_settled_locked(); !settled) return propagate(settled);
+  return wake_slots_locked(slots, count, mask);
 }
 
 Result<int> WordTable::wake(space::FrameId frame, std::uint64_t offset, int count) {
   const std::lock_guard lock(mutex_);
   const auto group = groups_.find(GroupKey{frame, offset});
   if (group == groups_.end()) return 0;
+  if (auto settled = check_settled_locked(); !settled) return propagate(settled);
   return wake_slots_locked(group->second, count, kernel::kEveryBit);
+}
+
+void WordTable::hand_on(SpaceId space, Vaddr address, std::uint32_t mask) {
+  const std::lock_guard lock(mutex_);
+  (void)wake_slots_locked(slots_locked(space, address), 1, mask);
+}
+
+void WordTable::hand_on(space::FrameId frame, Vaddr address, std::uint32_t mask) {
+  const std::lock_guard lock(mutex_);
+  const auto group = groups_.find(group_key(frame, address));
+  if (group != groups_.end()) (void)wake_slots_locked(group->second, 1, mask);
 }
 
 int WordTable::requeue(SpaceId space, const Queue& from, const Queue& to, int count) const {

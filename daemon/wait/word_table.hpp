@@ -78,19 +78,19 @@ class WordTable {
   // Where the word is waited for; hook, where there is one, hangs on it from then on. The VMA holds
   // the address, and the caller holds the VMA. Errors: EBUSY it is moving, ask again a moment
   // later; EUSERS kMostWords, none of them idle; ENOMEM.
-  Result<Found> find(SpaceId space, const space::Vma& vma, Vaddr address, WaitHook* hook = nullptr);
+  // still_there, where there is one, is asked under the lock, before a word is made, whether the
+  // VMA is the space's still: who made one after the words there were dropped would leave it to
+  // whatever is mapped there next. EFAULT it is not.
+  Result<Found> find(SpaceId space, const space::Vma& vma, Vaddr address, WaitHook* hook = nullptr,
+                     const std::function<bool()>& still_there = nullptr);
   struct Unhooked {
     bool hung = false;  // on a word, until now
     space::FrameId frame;
     int ended = 0;  // why its word is gone; 0: it is not
   };
   Unhooked unhook(WaitHook& hook);
-  // The futex words to wake for a word that is waited for at a slot, its own first; none for
-  // another.
+  // The futex words at which a word is waited for, its own first; none where it is at no slot.
   [[nodiscard]] std::vector<const kernel::FutexWord*> group(SpaceId space, Vaddr address) const;
-  // Those of a frame's word, in all address spaces that have it.
-  [[nodiscard]] std::vector<const kernel::FutexWord*> frame_group(space::FrameId frame,
-                                                                  Vaddr address) const;
   [[nodiscard]] const kernel::FutexWord& futex(SlotIndex slot) const { return lot_.word(slot); }
   [[nodiscard]] int lot_fd() const { return lot_.fd(); }
 
@@ -115,9 +115,11 @@ class WordTable {
   // their words, with that error. Returns where those were.
   std::set<Vaddr> discard(SpaceId space, const space::Vma& piece, int error);
   void drop_all(SpaceId space, int error);
-  // The words go elsewhere with their memory. Where somebody who saw the new mapping first has
+  // The words go elsewhere with their memory, which is mapped there by now; there: its pieces. A
+  // page may have parted since: its words follow. Where somebody who saw the new mapping first has
   // looked one up there already, the two become one; those returned are moving, as of part().
-  std::vector<Word*> move(SpaceId space, const space::VaRange& from, Vaddr to);
+  std::vector<Word*> move(SpaceId space, const space::VaRange& from, Vaddr to,
+                          const std::vector<space::Vma>& there);
   // Those that were ended since it was last asked; they hang on nothing.
   [[nodiscard]] std::vector<WaitHook*> take_ended();
 
@@ -155,6 +157,10 @@ class WordTable {
     Vaddr address;
     const kernel::FutexWord* object_word = nullptr;
   };
+  // Gives a wake that nobody took to one who waits at the slot of a word, or at those of its group;
+  // the second: of a page's word that is gone. In one step against any change of the word.
+  void hand_on(SpaceId space, Vaddr address, std::uint32_t mask);
+  void hand_on(space::FrameId frame, Vaddr address, std::uint32_t mask);
   // Has at most count who are queued for the one word queue for the other; both were found. In one
   // step against any change of the words. What hangs on a word stays there. Returns how many.
   [[nodiscard]] int requeue(SpaceId space, const Queue& from, const Queue& to, int count) const;
@@ -176,8 +182,9 @@ class WordTable {
     return {frame, address.value() % kBasePage.bytes().value()};
   }
 
-  [[nodiscard]] Result<int> wake_slots_locked(std::span<const SlotIndex> slots, int count,
-                                              std::uint32_t mask) const;
+  [[nodiscard]] Status check_settled_locked() const;
+  [[nodiscard]] int wake_slots_locked(std::span<const SlotIndex> slots, int count,
+                                      std::uint32_t mask) const;
   // Those at which a word is waited for, its own first; none where it is at no slot.
   [[nodiscard]] std::vector<SlotIndex> slots_locked(SpaceId space, Vaddr address) const;
   void join_locked(Vaddr address, Word& word, space::FrameId frame);
@@ -186,7 +193,10 @@ class WordTable {
   // keeps its own.
   void change_slot_locked(Vaddr address, Word& word);
   [[nodiscard]] static std::vector<WaitHook*> hooks_of_locked(const Word& word);
-  // The same of a word that stays in the group that it is in. Returns how many moved.
+  // Its page has that identity now. Adds it where waits are to be taken from the object's word
+  // first.
+  void follow_locked(Vaddr address, Word& word, space::FrameId frame, std::vector<Word*>& moving);
+  // As change_slot_locked, of a word that stays in the group that it is in. Returns how many moved.
   int replace_slot_locked(Vaddr address, Word& word, SlotIndex slot);
   void end_hooks_locked(Word& word, int error);
   void drop_locked(Words& words, Words::iterator at, int error);

@@ -16,7 +16,7 @@ class WordWakes {
 
   // Wakes at most count who wait for the word by a bit of mask. Returns how many. The caller holds
   // the VMA, which holds the address. Errors: as WordTable::find and WordTable::wake.
-  Result<int> wake(SpaceId space, const space::Vma& vma, Vaddr address, int count,
+  Result<int> wake(const Client& client, const space::Vma& vma, Vaddr address, int count,
                    std::uint32_t mask);
 
   // Gives a wake that nobody took to another who waits for the same word.

@@ -657,7 +657,7 @@ class MoveAgainstAWake : public BreakInterleavings {
     if (!waits_before) actors.push_back(&waiter);
     if (grouped) actors.push_back(&relative);
     const auto change = [&] {
-      (void)table_->move(kParent, {vma.start, vma.length()}, kElsewhere);
+      (void)table_->move(kParent, {vma.start, vma.length()}, kElsewhere, {there});
       stage.away = true;
     };
     interleave(stage, choose, change, actors);

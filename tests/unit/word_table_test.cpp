@@ -132,9 +132,9 @@ TEST_F(WordTableTest, RelativesThatShareAPageAreAGroup) {
   const std::vector both{&table_.futex(in_parent.slot), &table_.futex(in_child.slot)};
   EXPECT_EQ(table_.group(kParent, kWord), both);
   EXPECT_EQ(table_.group(kChild, kWord), std::vector(both.rbegin(), both.rend()));
-  EXPECT_EQ(table_.frame_group(parent.activity->identity(kPage), kWord), both);
   // By its offset in the page, and by nothing else.
-  EXPECT_TRUE(table_.frame_group(parent.activity->identity(kPage), kWord + ByteCount{4}).empty());
+  const std::uint64_t offset = kWord.value() % 4096;
+  EXPECT_EQ(table_.wake(parent.activity->identity(kPage), offset + 4, 1).value_or(-1), 0);
 
   const KernelWait& of_child = wait_at(in_child);
   const KernelWait& of_parent = wait_at(in_parent);
@@ -276,7 +276,7 @@ TEST_F(WordTableTest, WhatIsDroppedIsGone) {
   EXPECT_FALSE(outdated(next)) << "the page beside it";
   EXPECT_EQ(wake_at(before.slot), 0);
   EXPECT_EQ(wake(kParent), 0);
-  EXPECT_TRUE(table_.frame_group(vma.activity->identity(kPage), kWord).empty());
+  EXPECT_EQ(table_.wake(vma.activity->identity(kPage), kWord.value() % 4096, 1).value_or(-1), 0);
   EXPECT_EQ(table_.hooks(), 0U);
   EXPECT_EQ(table_.take_ended(), std::vector{&hook});
   EXPECT_TRUE(table_.take_ended().empty());
@@ -373,7 +373,9 @@ TEST_F(WordTableTest, WordsGoWithTheirMemory) {
     WaitHook hook;
     const auto before = find(kParent, vma, kWord, &hook);
     KernelWait& waits = wait_at(before);
-    EXPECT_TRUE(table_.move(kParent, {vma.start, vma.length()}, kElsewhere).empty());
+    EXPECT_TRUE(
+        table_.move(kParent, {vma.start, vma.length()}, kElsewhere, {vma.moved_to(kElsewhere)})
+            .empty());
     const Vma there = vma.moved_to(kElsewhere);
     const Vaddr word = kElsewhere + (kWord - kStart);
     EXPECT_TRUE(outdated(before));
@@ -395,7 +397,10 @@ TEST_F(WordTableTest, AWordThatMovesStaysInItsGroup) {
   const Vma child = forked(parent);
   KernelWait& in_parent = wait(kParent, parent);
   KernelWait& in_child = wait(kChild, child);
-  EXPECT_TRUE(table_.move(kParent, {parent.start, parent.length()}, kElsewhere).empty());
+  EXPECT_TRUE(
+      table_
+          .move(kParent, {parent.start, parent.length()}, kElsewhere, {parent.moved_to(kElsewhere)})
+          .empty());
   EXPECT_EQ(table_.group(kChild, kWord).size(), 2U);
   EXPECT_EQ(wake(kChild), 2);
   EXPECT_TRUE(in_parent.woken() && in_child.woken());
@@ -405,7 +410,9 @@ TEST_F(WordTableTest, AWordThatMovesStaysInItsGroup) {
 TEST_F(WordTableTest, ACleanWordThatMovesIsFoundOut) {
   const Vma vma = mapped(Sharing::private_copy, ByPage::yes);
   const auto before = find(kParent, vma);
-  EXPECT_TRUE(table_.move(kParent, {vma.start, vma.length()}, kElsewhere).empty());
+  EXPECT_TRUE(
+      table_.move(kParent, {vma.start, vma.length()}, kElsewhere, {vma.moved_to(kElsewhere)})
+          .empty());
   EXPECT_TRUE(outdated(before));
   EXPECT_EQ(table_.show(kParent, kElsewhere + (kWord - kStart))->kind, WordKind::clean);
 }
@@ -417,7 +424,7 @@ TEST_F(WordTableTest, WhatIsBesideTheRangeStays) {
   (void)find(kParent, vma, kNextPage);
   const auto above = find(kParent, vma, kStart + ByteCount{8192});
   EXPECT_TRUE(
-      table_.move(kParent, {kStart + ByteCount{4096}, ByteCount{4096}}, kElsewhere).empty());
+      table_.move(kParent, {kStart + ByteCount{4096}, ByteCount{4096}}, kElsewhere, {}).empty());
   EXPECT_FALSE(outdated(below));
   EXPECT_FALSE(outdated(above));
   EXPECT_FALSE(table_.show(kParent, kNextPage));
@@ -434,7 +441,9 @@ TEST_F(WordTableTest, AWordThatIsMovedToOneThatWasLookedUpThereIsOneWithIt) {
     const auto before = find(kParent, vma, kWord, hooks.data());
     const KernelWait& moved = wait_at(before);
     const KernelWait& early = wait_at(find(kParent, there, word, &hooks[1]));
-    EXPECT_TRUE(table_.move(kParent, {vma.start, vma.length()}, kElsewhere).empty());
+    EXPECT_TRUE(
+        table_.move(kParent, {vma.start, vma.length()}, kElsewhere, {vma.moved_to(kElsewhere)})
+            .empty());
     EXPECT_EQ(table_.size(kParent), 1U);
     EXPECT_TRUE(outdated(before));
     EXPECT_EQ(table_.group(kParent, word).size(), 1U);
@@ -456,7 +465,8 @@ TEST_F(WordTableTest, AWordThatIsMovedToOneThatHasPartedIsMoving) {
   ASSERT_EQ(find(kParent, vma, kWord, &hook).kind, WordKind::clean);
   (void)table_.part(kParent, there, kPage);
   ASSERT_EQ(find(kParent, there, word).kind, WordKind::frame);
-  const auto moving = table_.move(kParent, {vma.start, vma.length()}, kElsewhere);
+  const auto moving =
+      table_.move(kParent, {vma.start, vma.length()}, kElsewhere, {vma.moved_to(kElsewhere)});
   ASSERT_EQ(moving.size(), 1U);
   EXPECT_EQ(table_.hooks_of(*moving[0]), std::vector{&hook});
   EXPECT_EQ(table_.find(kParent, there, word).error().code(), EBUSY);
@@ -467,6 +477,36 @@ TEST_F(WordTableTest, AWordThatIsMovedToOneThatHasPartedIsMoving) {
   EXPECT_EQ(wake(kParent, word), 1);
   EXPECT_TRUE(waits.woken());
   (void)table_.unhook(hook);
+}
+
+// The same where nobody had looked a word up there: it is found to have parted as it comes.
+TEST_F(WordTableTest, AWordWhosePagePartedBeforeItCameFollowsThePage) {
+  const Vma vma = mapped(Sharing::private_copy, ByPage::yes);
+  const Vma there = vma.moved_to(kElsewhere);
+  const Vaddr word = kElsewhere + (kWord - kStart);
+  WaitHook hook;
+  ASSERT_EQ(find(kParent, vma, kWord, &hook).kind, WordKind::clean);
+  (void)table_.part(kParent, there, kPage);
+  const auto moving = table_.move(kParent, {vma.start, vma.length()}, kElsewhere, {there});
+  ASSERT_EQ(moving.size(), 1U);
+  EXPECT_EQ(table_.hooks_of(*moving[0]), std::vector{&hook});
+  EXPECT_EQ(table_.show(kParent, word)->frame, there.activity->identity(kPage));
+  table_.settle(moving);
+  EXPECT_EQ(find(kParent, there, word).kind, WordKind::frame);
+  (void)table_.unhook(hook);
+}
+
+// No word is made of a mapping that is gone: its words were dropped, and nobody would drop this
+// one.
+TEST_F(WordTableTest, NoWordIsMadeWhereTheMappingIsGone) {
+  const Vma vma = mapped(Sharing::private_copy);
+  const auto refused = table_.find(kParent, vma, kWord, nullptr, [] { return false; });
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), EFAULT);
+  EXPECT_EQ(table_.size(kParent), 0U);
+  // One that is known is dropped with the mapping.
+  (void)find(kParent, vma);
+  EXPECT_TRUE(table_.find(kParent, vma, kWord, nullptr, [] { return false; }));
 }
 
 // --- limits
