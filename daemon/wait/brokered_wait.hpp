@@ -59,10 +59,11 @@ class BrokeredWait final : public kernel::RingOperation, public WaitHook {
   const std::uint8_t size;
   std::uint8_t index = 0;   // among the words of one fl_waitv
   bool page_comes = false;  // UnqueuedWaits has it no more, its worker queues it
-  bool counted = false;     // on the board of its object
-  bool requeued = false;    // to a word whose value is nothing to it
-  bool taken_back = false;
-  bool unannounced = false;  // its client does not know its number yet
+  // In one byte: there may be a quarter of a million of them.
+  bool counted : 1 = false;   // on the board of its object
+  bool requeued : 1 = false;  // to a word whose value is nothing to it
+  bool taken_back : 1 = false;
+  bool unannounced : 1 = false;  // its client does not know its number yet
   enum class State : std::uint8_t {
     queued,
     unqueued,

@@ -115,7 +115,8 @@ Status WaitQueues::compare_and_queue(BrokeredWait& wait) {
 }
 
 void WaitQueues::uncount(BrokeredWait& wait) {
-  if (!std::exchange(wait.counted, false)) return;
+  if (!wait.counted) return;
+  wait.counted = false;
   wait.object->count_waiters(wire::wait_bucket(wait.offset), -1);
 }
 
