@@ -1,7 +1,6 @@
 #include "libclient/slot_wait.hpp"
 
 #include <linux/futex.h>
-#include <time.h>
 
 #include <algorithm>
 #include <array>
@@ -9,12 +8,14 @@
 #include <optional>
 #include <vector>
 
+#include "libclient/asked_wait.hpp"
 #include "libclient/connection.hpp"
 #include "libclient/failure.hpp"
 #include "libclient/fork.hpp"
 #include "libclient/futex.hpp"
 #include "libclient/place.hpp"
 #include "libclient/wait_steps.hpp"
+#include "libclient/waiting.hpp"
 
 namespace faultline::client {
 
@@ -158,115 +159,6 @@ class Queues {
   std::vector<const void*> more_;
   std::uint32_t version_ = 0;  // of the group
 };
-
-// What a thread says of itself while it waits.
-class Waiting {
- public:
-  Waiting(MyRecord& mine, std::span<const Word> words, std::uint32_t flags)
-      : record_(*mine.record) {
-    mine.last_wait = (mine.last_wait + 1) % wire::kWaitingNumbers;
-    what_ = static_cast<std::uint32_t>(words.size()) | flags |
-            mine.last_wait << wire::kWaitingNumberShift;
-    wire::ThreadRecord& record = record_;
-    for (std::size_t i = 0; i < words.size(); ++i) {
-      record.words.at(i).store(words[i].address, std::memory_order_relaxed);
-    }
-    timespec now{};
-    (void)::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-    record.since.store(static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
-                           static_cast<std::uint64_t>(now.tv_nsec),
-                       std::memory_order_relaxed);
-    record.waiting.store(what_, std::memory_order_release);
-    // Pairs with the daemon's fence in end_threads.
-    std::atomic_thread_fence(std::memory_order_seq_cst);
-  }
-  Waiting(const Waiting&) = delete;
-  Waiting& operator=(const Waiting&) = delete;
-  ~Waiting() { record_.waiting.store(0, std::memory_order_release); }
-  // Once `end` has changed: whether this wait is meant.
-  [[nodiscard]] bool meant() const {
-    return record_.end_of.load(std::memory_order_relaxed) == what_;
-  }
-
- private:
-  wire::ThreadRecord& record_;
-  std::uint32_t what_ = 0;
-};
-
-// 0: all are as expected; otherwise what the first is that is not.
-int look_at(std::span<const Word> words) {
-  for (const Word& word : words) {
-    if (const int looked = word.look(); looked != 0) return looked;
-  }
-  return 0;
-}
-
-// --- through the daemon
-
-std::vector<wire::Submission> requests_for(std::span<const Word> words, std::uint32_t bitset) {
-  std::vector<wire::Submission> requests(words.size());
-  for (std::size_t i = 0; i < words.size(); ++i) {
-    requests[i].op = ChannelOp::wait;
-    requests[i].flags = i + 1 < words.size() ? wire::kMoreWords : std::uint16_t{0};
-    requests[i].size = static_cast<std::uint16_t>(words[i].size);
-    requests[i].address = words[i].address;
-    requests[i].expected = words[i].expected;
-    requests[i].mask = bitset;
-  }
-  return requests;
-}
-
-// Why a thread gives its wait up, a negative errno, given what came; 0: it does not.
-int reason_to_give_up(Channel::Came came, std::span<const Word> words) {
-  switch (came) {
-    case Channel::Came::armed:
-      return look_at(words);
-    case Channel::Came::interrupted:
-      return -EINTR;
-    case Channel::Came::timed_out:
-      return -ETIMEDOUT;
-    default:
-      return 0;
-  }
-}
-
-long wait_through_daemon(std::span<const Word> words, const Timeout& timeout,
-                         std::uint32_t bitset) {
-  const auto channel = channel_for(words.front().address);
-  MyRecord& mine = my_record();
-  std::vector<wire::Submission> requests = requests_for(words, bitset);
-  mine.record->result.store(-EINPROGRESS, std::memory_order_relaxed);
-  const Waiting waiting(mine, words, wire::kWaitingAsked);
-  channel->submit(mine, requests);
-  bool armed = false;
-  bool looked = false;
-  int given_up = 0;  // why
-  for (;;) {
-    const timespec* const until = given_up == 0 ? timeout.until() : nullptr;
-    const auto came =
-        channel->await(mine, armed, until, until != nullptr ? timeout.clock() : CLOCK_MONOTONIC);
-    if (came == Channel::Came::daemon_gone) return -EPIPE;
-    if (came == Channel::Came::answer) {
-      const Channel::Answer answer = Channel::answer_of(mine);
-      if (answer.result == -ECANCELED && given_up != 0) {
-        // The time was over before the daemon had said that the value is the client's to look at:
-        // that comes first, however short the time.
-        const bool look_first = given_up == -ETIMEDOUT && !looked && answer.values[1] != 0;
-        const int other = look_first ? look_at(words) : 0;
-        return other != 0 ? other : given_up;
-      }
-      return answer.result < 0 ? answer.result : static_cast<long>(answer.values[0]);
-    }
-    armed = armed || came == Channel::Came::armed;
-    if (given_up != 0) continue;
-    looked = looked || came == Channel::Came::armed;
-    given_up = reason_to_give_up(came, words);
-    if (given_up == 0) continue;
-    wire::Submission cancel;
-    cancel.op = ChannelOp::cancel;
-    channel->submit_more(mine, cancel);
-  }
-}
 
 // --- by itself, in the kernel
 
@@ -432,11 +324,13 @@ std::shared_ptr<Channel> channel_for(std::uintptr_t address) {
 long wait_for_words(std::span<const Word> words, const Timeout& timeout, std::uint32_t bitset) {
   // The kernel's queues know no bitset of a wait for several words, and a slot's is one.
   const bool few = kMostFutexesOfWord * words.size() + 1 <= FL_WAITV_MAX;
-  if (bitset != futex::kAnyBit || !few) return wait_through_daemon(words, timeout, bitset);
+  if (bitset != futex::kAnyBit || !few)
+    return wait_through_daemon(*channel_for(words.front().address), words, timeout, bitset);
   MyRecord& mine = my_known_record();
   std::vector<Looked> places(words.size());
   for (;;) {
-    if (!find_places(words, places)) return wait_through_daemon(words, timeout, bitset);
+    if (!find_places(words, places))
+      return wait_through_daemon(*channel_for(words.front().address), words, timeout, bitset);
     if (const auto ended = wait_in_kernel(mine, words, places, timeout)) return *ended;
   }
 }

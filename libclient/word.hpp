@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 
 #include "faultline/faultline.h"
 
@@ -51,6 +52,14 @@ struct Word {
     return holds(*value) ? 0 : -EAGAIN;
   }
 };
+
+// 0: all are as expected; otherwise what the first says that is not.
+[[nodiscard]] inline int look_at(std::span<const Word> words) {
+  for (const Word& word : words) {
+    if (const int looked = word.look(); looked != 0) return looked;
+  }
+  return 0;
+}
 
 // The 32 bits that the kernel compares, around a smaller word.
 struct Container {
