@@ -36,50 +36,56 @@ bool waited_for_at_slot(const Word& word) {
 
 }  // namespace
 
+Result<Word*> WordTable::make_locked(Words& words, const space::Vma& vma, Vaddr address) {
+  if (words.size() >= kMostWords) reclaim_locked(words);
+  if (words.size() >= kMostWords) {
+    return fail(EUSERS,
+                "waiting for more than " + std::to_string(kMostWords) + " words of one process");
+  }
+  Word word;
+  word.kind = vma.sharing == space::Sharing::shared ? WordKind::shared : WordKind::own;
+  if (has_slot(word)) {
+    const auto slot = lot_.take();
+    if (!slot) return fail(EUSERS, "waiting for more words than there are slots for");
+    word.slot = *slot;
+  }
+  Word& made = words.emplace(address, word).first->second;
+  made.hooks.previous = made.hooks.next = &made.hooks;
+  if (!has_slot(made) || !vma.activity->by_page()) return &made;
+  const space::FrameId frame = vma.activity->identity(vma.page_at(address));
+  if (frame == space::FrameId{}) {
+    made.kind = WordKind::clean;
+  } else {
+    join_locked(address, made, frame);
+  }
+  return &made;
+}
+
 Result<WordTable::Found> WordTable::find(SpaceId space, const space::Vma& vma, Vaddr address,
                                          WaitHook* hook, const std::function<bool()>& still_there) {
   const std::lock_guard lock(mutex_);
   Words& words = spaces_[space];
-  auto at = words.find(address);
-  if (at == words.end()) {
-    const bool shared = vma.sharing == space::Sharing::shared;
-    if (shared && hook == nullptr) return Found{WordKind::shared, {}, 0};
+  const auto at = words.find(address);
+  Word* word = at == words.end() ? nullptr : &at->second;
+  if (word == nullptr) {
+    if (vma.sharing == space::Sharing::shared && hook == nullptr) {
+      return Found{WordKind::shared, {}, 0};
+    }
     if (still_there && !still_there()) {
       return fail(EFAULT, "looking up a word that is not mapped any more");
     }
-    if (words.size() >= kMostWords) reclaim_locked(words);
-    if (words.size() >= kMostWords) {
-      return fail(EUSERS,
-                  "waiting for more than " + std::to_string(kMostWords) + " words of one process");
-    }
-    Word word;
-    word.kind = shared ? WordKind::shared : WordKind::own;
-    if (!shared) {
-      const auto slot = lot_.take();
-      if (!slot) return fail(EUSERS, "waiting for more words than there are slots for");
-      word.slot = *slot;
-    }
-    at = words.emplace(address, word).first;
-    Word& made = at->second;
-    made.hooks.previous = made.hooks.next = &made.hooks;
-    if (!shared && vma.activity->by_page()) {
-      const space::FrameId frame = vma.activity->identity(vma.page_at(address));
-      if (frame == space::FrameId{}) {
-        made.kind = WordKind::clean;
-      } else {
-        join_locked(address, made, frame);
-      }
-    }
+    auto made = make_locked(words, vma, address);
+    if (!made) return propagate(made);
+    word = *made;
   }
-  Word& word = at->second;
-  if (word.moving != 0) return fail(EBUSY, "looking up a word that is moving");
+  if (word->moving != 0) return fail(EBUSY, "looking up a word that is moving");
   if (hook != nullptr) {
-    hook->word = &word;
+    hook->word = word;
     hook->ended = 0;
-    link_before(word.hooks, *hook);
+    link_before(word->hooks, *hook);
     ++hooks_;
   }
-  return Found{word.kind, word.slot, has_slot(word) ? lot_.generation(word.slot) : 0};
+  return Found{word->kind, word->slot, has_slot(*word) ? lot_.generation(word->slot) : 0};
 }
 
 WordTable::Unhooked WordTable::unhook(WaitHook& hook) {

@@ -187,6 +187,7 @@ class WordTable {
                                       std::uint32_t mask) const;
   // Those at which a word is waited for, its own first; none where it is at no slot.
   [[nodiscard]] std::vector<SlotIndex> slots_locked(SpaceId space, Vaddr address) const;
+  Result<Word*> make_locked(Words& words, const space::Vma& vma, Vaddr address);
   void join_locked(Vaddr address, Word& word, space::FrameId frame);
   void leave_locked(Vaddr address, Word& word);
   // Gives the word another slot, to which who queues at its own moves. Where there is none left it

@@ -188,53 +188,6 @@ TEST_P(WaitErrors, ComparesEverySizeAtEveryPlace) {
   });
 }
 
-// How late it ends is, to within a millisecond, how late futex(2) does: by turns, the medians.
-TEST_P(WaitErrors, TimesOutLikeTheKernel) {
-  scene([](Scene& set) {
-    constexpr std::int64_t kTime = 3 * kMillisecond;
-    const timespec time{0, kTime};
-    const auto lateness = [&](const std::function<int()>& wait) {
-      const std::int64_t begin = now(CLOCK_MONOTONIC);
-      EXPECT_EQ(wait(), -ETIMEDOUT);
-      return now(CLOCK_MONOTONIC) - begin - kTime;
-    };
-    const std::uint32_t word = 0;
-    const auto kernel = [&] {
-      return static_cast<int>(
-          ::syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, &time, nullptr, 0) == 0 ? 0 : -errno);
-    };
-    const auto asynchronous = [&] {
-      fl_async_wait wait{};
-      wait.struct_size = sizeof(wait);
-      wait.address = set.at(0);
-      wait.expected = kValue;
-      wait.timeout = &time;
-      wait.bitset = FL_WAIT_ANY;
-      fl_completion outcome{};
-      EXPECT_EQ(fl_wait_async(&wait, nullptr), 0);
-      EXPECT_EQ(fl_completions(set.client, &outcome, 1, nullptr), 1);
-      return outcome.result;
-    };
-    const std::array<std::function<int()>, 3> ours{
-        [&] { return fl_wait(set.at(0), kValue, &time, 0); },
-        [&] { return fl_wait_bitset(set.at(1), 2, &time, FL_WAIT_U8, 4); }, asynchronous};
-    for (const auto& wait : ours) {
-      constexpr std::size_t kRounds = 9;
-      std::array<std::int64_t, kRounds> its{};
-      std::array<std::int64_t, kRounds> mine{};
-      for (std::size_t i = 0; i < kRounds; ++i) {
-        its.at(i) = lateness(kernel);
-        mine.at(i) = lateness(wait);
-      }
-      std::ranges::sort(its);
-      std::ranges::sort(mine);
-      EXPECT_GE(mine[0], 0) << "too early";
-      EXPECT_LT(mine[kRounds / 2] - its[kRounds / 2], kSlower * kMillisecond)
-          << &wait - ours.data();
-    }
-  });
-}
-
 // A wait of the right value ends when its time is over, and not before.
 TEST_P(WaitErrors, EndsInTime) {
   scene([](Scene& set) {
@@ -481,26 +434,49 @@ TEST_P(WaitErrors, SignalsInterrupt) {
   });
 }
 
-// Time-outs are as exact as the kernel's.
+// Time-outs are as exact as the kernel's, to within a millisecond: by turns, the lower quartiles,
+// as whatever else runs makes some rounds of each later.
 TEST_P(WaitErrors, TimesAreTheKernels) {
   scene([](Scene& set) {
-    constexpr std::size_t kRounds = 21;
+    constexpr std::size_t kRounds = 13;
     constexpr timespec kTime{0, 3 * kMillisecond};
-    std::uint32_t own = 0;
-    std::vector<std::int64_t> kernels;
-    std::vector<std::int64_t> ours;
-    for (std::size_t i = 0; i < kRounds; ++i) {
-      std::int64_t begin = now(CLOCK_MONOTONIC);
-      EXPECT_EQ(::syscall(SYS_futex, &own, FUTEX_WAIT_PRIVATE, 0, &kTime, nullptr, 0), -1);
-      kernels.push_back(now(CLOCK_MONOTONIC) - begin);
-      begin = now(CLOCK_MONOTONIC);
-      EXPECT_EQ(fl_wait(set.at(0), kValue, &kTime, 0), -ETIMEDOUT);
-      ours.push_back(now(CLOCK_MONOTONIC) - begin);
+    const auto lateness = [&](const std::function<int()>& wait) {
+      const std::int64_t begin = now(CLOCK_MONOTONIC);
+      EXPECT_EQ(wait(), -ETIMEDOUT);
+      return now(CLOCK_MONOTONIC) - begin - kTime.tv_nsec;
+    };
+    const std::uint32_t own = 0;
+    const auto kernel = [&] {
+      const long ended = ::syscall(SYS_futex, &own, FUTEX_WAIT_PRIVATE, 0, &kTime, nullptr, 0);
+      return ended == 0 ? 0 : -errno;
+    };
+    const auto asynchronous = [&] {
+      fl_async_wait wait{};
+      wait.struct_size = sizeof(wait);
+      wait.address = set.at(0);
+      wait.expected = kValue;
+      wait.timeout = &kTime;
+      wait.bitset = FL_WAIT_ANY;
+      fl_completion outcome{};
+      EXPECT_EQ(fl_wait_async(&wait, nullptr), 0);
+      EXPECT_EQ(fl_completions(set.client, &outcome, 1, nullptr), 1);
+      return outcome.result;
+    };
+    const std::array<std::function<int()>, 3> ours{
+        [&] { return fl_wait(set.at(0), kValue, &kTime, 0); },
+        [&] { return fl_wait_bitset(set.at(1), 2, &kTime, FL_WAIT_U8, 4); }, asynchronous};
+    for (std::size_t which = 0; which < ours.size(); ++which) {
+      std::array<std::int64_t, kRounds> kernels{};
+      std::array<std::int64_t, kRounds> mine{};
+      for (std::size_t i = 0; i < kRounds; ++i) {
+        kernels.at(i) = lateness(kernel);
+        mine.at(i) = lateness(ours.at(which));
+      }
+      std::ranges::sort(kernels);
+      std::ranges::sort(mine);
+      EXPECT_GE(mine.front(), 0) << which << ": too early";
+      EXPECT_LT(mine[kRounds / 4] - kernels[kRounds / 4], kSlower * kMillisecond) << which;
     }
-    std::ranges::sort(kernels);
-    std::ranges::sort(ours);
-    EXPECT_GE(ours.front(), kTime.tv_nsec);
-    EXPECT_LT(ours[kRounds / 2] - kernels[kRounds / 2], kMillisecond);
   });
 }
 
