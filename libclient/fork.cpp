@@ -5,6 +5,7 @@
 #include <mutex>
 #include <vector>
 
+#include "libclient/place.hpp"
 #include "libclient/reading.hpp"
 #include "libclient/thread_records.hpp"
 
@@ -54,6 +55,8 @@ void after_fork_in_parent() {
   after_fork(&Connection::after_fork_in_parent);
 }
 void after_fork_in_child() {
+  // What a thread remembers is another process's: the same words are elsewhere here.
+  places_changed();
   forget_other_readers();
   unlock_readers();
   forget_thread_records();

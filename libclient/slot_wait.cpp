@@ -141,6 +141,10 @@ class Queues {
         add(&slot.wake);
         next = slot.next.load(std::memory_order_acquire);
       }
+      if (next != looked.slot) {
+        // A ring that was read while it was linked anew, or a very large family.
+        return holds(reading, looked) ? Found::by_daemon : Found::changed;
+      }
       // Odd: the daemon links the group anew at this moment. Pairs with its increments before and
       // after.
       std::atomic_thread_fence(std::memory_order_acquire);
