@@ -25,9 +25,17 @@ struct ReadingMark {
   std::atomic<bool> looks{false};
   bool known = false;
 };
+// Without a call to find it. The linker makes an LEA of the ADD that finds it, where it can, and an
+// LEA sets no flags for the look for null that UndefinedBehaviorSanitizer has after it.
+#if defined(__SANITIZE_ADDRESS__)
+#define FAULTLINE_TLS_MODEL
+#else
+#define FAULTLINE_TLS_MODEL __attribute__((tls_model("initial-exec")))
+#endif
 // Written by its own thread alone.
 // NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): a thread's own
-inline thread_local constinit ReadingMark reading_mark __attribute__((tls_model("initial-exec")));
+inline thread_local constinit ReadingMark reading_mark FAULTLINE_TLS_MODEL;
+#undef FAULTLINE_TLS_MODEL
 
 void introduce_thread();
 
