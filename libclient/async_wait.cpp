@@ -1,5 +1,7 @@
 // The C interface to waits that no thread sleeps for: they are kept by the daemon. Must never
 // deliver an outcome twice, nor one of a wait that was refused.
+#include <fcntl.h>
+
 #include <time.h>
 
 #include <algorithm>
@@ -77,6 +79,8 @@ int fl_target_add(fl_client* client, uint32_t kind, int fd, uint32_t* target) {
     require(client != nullptr && target != nullptr, "fl_target_add with a null argument");
     require(kind == FL_TARGET_EVENTFD || kind == FL_TARGET_RING,
             "fl_target_add of an unknown kind of target");
+    // The message with it would fail, and the connection with that.
+    if (::fcntl(fd, F_GETFD) < 0) throw Failure(EBADF, "having outcomes sent to a bad descriptor");
     (void)client->connection->channel();
     wire::AddTargetRequest request;
     request.kind = static_cast<wire::TargetKind>(kind);

@@ -1,6 +1,7 @@
 // The C interface to waiting and waking. Must never take a lock or make a system call of its own
 // where the kernel's futex does all there is to do.
 #include <linux/futex.h>
+#include <sys/mman.h>
 #include <sys/single_threaded.h>
 
 #include <algorithm>
@@ -129,14 +130,27 @@ long wait_shared(const Word& word, Timeout& timeout, std::uint32_t bitset) {
 
 // ---
 
+void refuse_unless(bool right, const char* otherwise) {
+  if (!right) throw faultline::client::Failure(EINVAL, otherwise);
+}
+constexpr const char* kBadFlags =
+    "waiting with unknown flags, or with both FL_WAIT_ABSOLUTE and FL_WAIT_REALTIME";
+// All else that makes a wait invalid was refused before.
+long unless_bad_time(long waited) {
+  refuse_unless(waited != -EINVAL,
+                "waiting with a time-out whose tv_sec is below 0, or tv_nsec not below 1000000000");
+  return waited;
+}
+constexpr const char* kUnaligned = "an address that is no multiple of its word's size";
+
 bool known_flags(std::uint32_t flags, std::uint32_t known) {
   return (flags & ~known) == 0 && (flags & kTimeoutFlags) != kTimeoutFlags;
 }
 
 long wait_for(const Word& word, const timespec* given, std::uint32_t flags, std::uint32_t bitset) {
-  if (!known_flags(flags, kSizeFlags | kTimeoutFlags) || !word.aligned() || bitset == 0) {
-    return -EINVAL;
-  }
+  refuse_unless(known_flags(flags, kSizeFlags | kTimeoutFlags), kBadFlags);
+  refuse_unless(word.aligned(), kUnaligned);
+  refuse_unless(bitset != 0, "waiting for no bit, or waking none");
   Timeout timeout(given, flags & kTimeoutFlags);
   if (way_to_wait(word) == Way::kernel) return wait_shared(word, timeout, bitset);
   if (const int error = timeout.settle(); error != 0) return error;
@@ -144,7 +158,8 @@ long wait_for(const Word& word, const timespec* given, std::uint32_t flags, std:
 }
 
 long wake_at(std::uintptr_t address, int count, std::uint32_t bitset) {
-  if (count < 0 || bitset == 0) return -EINVAL;
+  refuse_unless(count >= 0, "waking a negative number of waiters");
+  refuse_unless(bitset != 0, "waiting for no bit, or waking none");
   switch (way_to_wake(address)) {
     case Way::nothing:
       return 0;
@@ -171,29 +186,29 @@ long requeue_at(const void* address, int operation, std::uint32_t expected, int 
                 const void* target) {
   const auto from = reinterpret_cast<std::uintptr_t>(address);
   const auto to = reinterpret_cast<std::uintptr_t>(target);
-  if (wake < 0 || requeue < 0 || from % 4 != 0 || to % 4 != 0) return -EINVAL;
+  refuse_unless(wake >= 0 && requeue >= 0, "waking or moving a negative number of waiters");
+  refuse_unless(from % 4 == 0 && to % 4 == 0, kUnaligned);
   if (kernel_has_both(from, to)) {
     return futex::two(address, operation, static_cast<std::uint32_t>(wake),
                       static_cast<std::uint32_t>(requeue), target, expected);
   }
-  if (operation == FUTEX_CMP_REQUEUE) {
-    if (const int looked = Word{from, expected}.look(); looked != 0) return looked;
-  }
+  // Also where the value is nothing to it: so the page is in memory, and all who wait for the word
+  // in queues from which they can be moved, as with the kernel.
+  const int looked = Word{from, expected}.look();
+  if (looked == -EFAULT || (looked != 0 && operation == FUTEX_CMP_REQUEUE)) return looked;
   return faultline::client::requeue_word(from, wake, requeue, to);
 }
 
-// Whether the word can be written to, as the kernel sees it; the page is this process's own then.
-bool writable(const void* target) {
-  // The kernel sets no bit of it, and finds then that it does not know the comparison.
-  constexpr std::uint32_t kNothing = (std::uint32_t{FUTEX_OP_OR} << 28) | (std::uint32_t{15} << 24);
-  static constexpr std::uint32_t kNobody = 0;
-  return futex::two(&kNobody, FUTEX_WAKE_OP_PRIVATE, 0, 0, target, kNothing) != -EFAULT;
+// Whether the word can be written to; its page is there, and this process's own, then.
+bool make_writable(void* target) {
+  const auto page = reinterpret_cast<std::uintptr_t>(target) & ~std::uintptr_t{4095};
+  return ::madvise(reinterpret_cast<void*>(page), 4096, MADV_POPULATE_WRITE) == 0;
 }
 
 // As the kernel does it, linux/futex.h: FUTEX_OP. Returns whether the old value compared; -ENOSYS
 // an unknown operation; -EFAULT.
 int change_word(void* target, std::uint32_t operation) {
-  if (!writable(target)) return -EFAULT;
+  if (!make_writable(target)) return -EFAULT;
   const bool shift = (operation & (std::uint32_t{FUTEX_OP_OPARG_SHIFT} << 28)) != 0;
   const auto sign_extended = [](std::uint32_t twelve_bits) {
     return static_cast<std::uint32_t>(static_cast<std::int32_t>(twelve_bits << 20) >> 20);
@@ -244,10 +259,10 @@ int change_word(void* target, std::uint32_t operation) {
 
 long wake_op_at(const void* address, int wake, void* target, int target_wake,
                 std::uint32_t operation) {
-  if (wake < 0 || target_wake < 0) return -EINVAL;
+  refuse_unless(wake >= 0 && target_wake >= 0, "waking a negative number of waiters");
   const auto from = reinterpret_cast<std::uintptr_t>(address);
   const auto to = reinterpret_cast<std::uintptr_t>(target);
-  if (from % 4 != 0 || to % 4 != 0) return -EINVAL;
+  refuse_unless(from % 4 == 0 && to % 4 == 0, kUnaligned);
   // The kernel wakes one for a count of 0.
   if (wake > 0 && target_wake > 0 && kernel_has_both(from, to)) {
     return futex::two(address, FUTEX_WAKE_OP, static_cast<std::uint32_t>(wake),
@@ -266,10 +281,9 @@ long wake_op_at(const void* address, int wake, void* target, int target_wake,
 
 long wait_for_any(const fl_waiter* waiters, unsigned count, const timespec* given,
                   std::uint32_t flags) {
-  if (waiters == nullptr || count == 0 || count > FL_WAITV_MAX ||
-      !known_flags(flags, kTimeoutFlags)) {
-    return -EINVAL;
-  }
+  refuse_unless(waiters != nullptr && count > 0 && count <= FL_WAITV_MAX,
+                "waiting for no words, or for more than FL_WAITV_MAX");
+  refuse_unless(known_flags(flags, kTimeoutFlags), kBadFlags);
   Timeout timeout(given, flags);
   if (const int error = timeout.settle(); error != 0) return error;
   std::vector<Word> words;
@@ -277,9 +291,9 @@ long wait_for_any(const fl_waiter* waiters, unsigned count, const timespec* give
   for (const fl_waiter& waiter : std::span(waiters, count)) {
     const Word word{reinterpret_cast<std::uintptr_t>(waiter.address), waiter.expected,
                     waiter.flags & kSizeFlags};
-    if (!word.aligned() || waiter.reserved != 0 || (waiter.flags & ~kSizeFlags) != 0) {
-      return -EINVAL;
-    }
+    refuse_unless(word.aligned(), kUnaligned);
+    refuse_unless((waiter.flags & ~kSizeFlags) == 0 && waiter.reserved == 0,
+                  "a fl_waiter with flags that are no size, or with a reserved that is not 0");
     words.push_back(word);
   }
   return faultline::client::wait_for_words(words, timeout, futex::kAnyBit);
@@ -307,7 +321,7 @@ int fl_wait_bitset(const void* address, uint64_t expected, const struct timespec
                    uint32_t flags, uint32_t bitset) {
   return answer("waiting for a word", [&] {
     const Word word{reinterpret_cast<std::uintptr_t>(address), expected, flags & kSizeFlags};
-    return std::min(wait_for(word, timeout, flags, bitset), 0L);
+    return std::min(unless_bad_time(wait_for(word, timeout, flags, bitset)), 0L);
   });
 }
 
@@ -340,7 +354,7 @@ int fl_wake_op(const void* address, int wake, void* target, int target_wake, uin
 int fl_waitv(const fl_waiter* waiters, unsigned count, const struct timespec* timeout,
              uint32_t flags) {
   return answer("waiting for any of several words",
-                [&] { return wait_for_any(waiters, count, timeout, flags); });
+                [&] { return unless_bad_time(wait_for_any(waiters, count, timeout, flags)); });
 }
 
 int fl_lock_pi(void* address, const struct timespec* timeout) {

@@ -71,8 +71,7 @@ void Session::on_remove_target(const Packet& packet) {
   const auto body = body_of<wire::RemoveTargetRequest>(packet);
   if (!body || body->reserved != 0) return send(bad(malformed("remove target")));
   if (!channel_) return send(bad({ENOTCONN, "removing a target without a channel"}));
-  host_.waits().remove_target(channel_, body->target);
-  send(Reply{});
+  host_.waits().remove_target(channel_, body->target, status_responder());
 }
 
 void Session::on_guard_pages() {

@@ -99,9 +99,14 @@ void WaitService::add_target(const std::shared_ptr<Client>& client, Target targe
   });
 }
 
-void WaitService::remove_target(const std::shared_ptr<Client>& client, std::uint32_t number) {
-  user_of(*client).worker().post([client, number] {
-    if (number < client->targets.size()) client->targets[number].reset();
+void WaitService::remove_target(const std::shared_ptr<Client>& client, std::uint32_t number,
+                                std::function<void(Status)> done) {
+  user_of(*client).worker().post([client, number, done = std::move(done)] {
+    if (number >= client->targets.size() || !client->targets[number]) {
+      return done(fail(ENOENT, "removing a target that there is not"));
+    }
+    client->targets[number].reset();
+    done({});
   });
 }
 

@@ -41,7 +41,9 @@ class WaitService {
   // Where completions of the client can go. done: with the number of the target. Errors: EUSERS.
   void add_target(const std::shared_ptr<Client>& client, Target target,
                   std::function<void(Result<std::uint32_t>)> done);
-  void remove_target(const std::shared_ptr<Client>& client, std::uint32_t number);
+  // done: on the worker. ENOENT there is none of that number.
+  void remove_target(const std::shared_ptr<Client>& client, std::uint32_t number,
+                     std::function<void(Status)> done);
 
   // --- for those who look, and for rescue; on a thread that may block
 

@@ -27,6 +27,8 @@
 #error "include faultline/faultline.h"
 #endif
 
+struct timespec; /* which <time.h> of a strict C99 does not declare */
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -52,8 +54,8 @@ extern "C" {
  * Returns 0 woken; -EAGAIN the word has another value; -ETIMEDOUT; -EINTR a signal's handler ran (a
  * wait without timeout goes on after a handler with SA_RESTART, one with a timeout may); -EINVAL
  * unaligned, an unknown flag, both time flags, tv_sec below 0 or tv_nsec not below 1e9; -EFAULT
- * address is in no mapping, or was unmapped meanwhile; -ECANCELED the private page that holds the
- * word was discarded meanwhile; -EPIPE the daemon, whom this wait needs, is gone; -EUSERS a limit
+ * address is in no mapping, or was unmapped meanwhile; -ECANCELED the word's page, which this
+ * process had written to, was discarded meanwhile; -EPIPE the daemon, whom this wait needs, is gone; -EUSERS a limit
  * of the daemon's; -ENOMEM. */
 FL_API int fl_wait(const void* address, uint64_t expected, const struct timespec* timeout,
                    uint32_t flags);

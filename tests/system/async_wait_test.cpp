@@ -59,6 +59,21 @@ class AsyncWait : public SystemTest {
   std::span<std::byte> by_page_;
 };
 
+// Targets that are none are refused, and nothing else comes of it.
+TEST_F(AsyncWait, TargetsThatThereAreNotAreRefused) {
+  std::uint32_t target = 0;
+  for (const int fd : {-1, 888}) {
+    EXPECT_EQ(fl_target_add(client_, FL_TARGET_EVENTFD, fd, &target), -EBADF) << fl_last_error();
+    EXPECT_EQ(fl_target_add(client_, FL_TARGET_RING, fd, &target), -EBADF) << fl_last_error();
+  }
+  const UniqueFd event{::eventfd(0, EFD_CLOEXEC)};
+  ASSERT_EQ(fl_target_add(client_, FL_TARGET_EVENTFD, event.get(), &target), 0) << fl_last_error();
+  EXPECT_EQ(fl_target_remove(client_, target + 1), -ENOENT);
+  EXPECT_EQ(fl_target_remove(client_, 4242), -ENOENT);
+  EXPECT_EQ(fl_target_remove(client_, target), 0);
+  EXPECT_EQ(fl_target_remove(client_, target), -ENOENT);
+}
+
 // A wake ends a wait in every kind of mapping, and its outcome comes with what names it.
 TEST_F(AsyncWait, IsToldOfAWakeInEveryKindOfMapping) {
   std::uint64_t number = 40;

@@ -185,6 +185,37 @@ TEST_F(Wait, ThatIsAsynchronousIsRequeuedInItsOrder) {
   }
 }
 
+// As with the kernel, who is moved is in memory: also the waits of other processes for a page that
+// was in none.
+TEST_F(Wait, OfAnotherProcessForAnAbsentPageIsRequeued) {
+  const Object object = create(client_, kPage);
+  const auto shared = map(object, kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+  const auto mine = map(object, kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
+  const Child child([&] { return fl_wait(shared.data(), 0, nullptr, 0) == 0 ? 7 : 1; });
+  EXPECT_TRUE(eventually([&] { return fl_requeue(shared.data(), 0, 5, mine.data() + 64) == 1; }));
+  EXPECT_EQ(fl_wake(shared.data(), 5), 0);
+  EXPECT_EQ(fl_wake(mine.data() + 64, 5), 1);
+}
+
+// fl_wake_op makes a page its process's own, as a store does, wherever it was.
+TEST_F(Wait, OpChangesWordsOfPagesThatNobodyTouched) {
+  const Object object = create(client_, 2 * kPage);
+  for (const std::uint32_t flags : {FL_MAP_SHARED | FL_MAP_WRITE, FL_MAP_PRIVATE | FL_MAP_WRITE,
+                                    FL_MAP_PRIVATE | FL_MAP_WRITE | FL_MAP_WAIT_BY_PAGE}) {
+    const auto mine = map(object, 2 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
+    const auto target = map(object, 2 * kPage, flags);
+    (void)touch(target[kPage]);
+    for (const std::size_t offset : {std::size_t{0}, kPage}) {
+      EXPECT_EQ(fl_wake_op(mine.data(), 1, target.data() + offset, 1,
+                           FUTEX_OP(FUTEX_OP_SET, 3, FUTEX_OP_CMP_EQ, 0)),
+                0)
+          << flags << ": " << fl_last_error();
+      EXPECT_EQ(word_in(target, offset), 3U) << flags;
+      word_in(target, offset) = 0;
+    }
+  }
+}
+
 // Waits of an object that counts them are counted where they were moved to.
 TEST_F(Wait, ThatIsCountedIsRequeuedWithItsCount) {
   const Object object = create(client_, kPage, nullptr, 0600, FL_COUNTED_WAITS);
