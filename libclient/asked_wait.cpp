@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <vector>
 
+#include "libclient/failure.hpp"
 #include "libclient/waiting.hpp"
 
 namespace faultline::client {
@@ -33,10 +34,7 @@ class AskedWait {
 
   long await(const Timeout& timeout) {
     for (;;) {
-      // Given up, it is answered all the same.
-      const timespec* const until = given_up_ == 0 ? timeout.until() : nullptr;
-      const clockid_t clock = until != nullptr ? timeout.clock() : CLOCK_MONOTONIC;
-      switch (channel_.await(mine_, armed_, until, clock)) {
+      switch (await_next(timeout)) {
         case Channel::Came::daemon_gone:
           return -EPIPE;
         case Channel::Came::answer:
@@ -52,20 +50,43 @@ class AskedWait {
           give_up(-ETIMEDOUT);
           break;
       }
+      if (given_up_ != 0 && !taken_back_) take_back();
     }
   }
 
  private:
+  static constexpr long kTakeBackAgainAfter = 1'000'000;  // nanoseconds
+
   void look() {
     looked_ = true;
     if (const int other = look_at(words_); other != 0) give_up(other);
   }
+  [[nodiscard]] Channel::Came await_next(const Timeout& timeout) const {
+    if (given_up_ == 0) {
+      const clockid_t clock = timeout.until() != nullptr ? timeout.clock() : CLOCK_MONOTONIC;
+      return channel_.await(mine_, armed_, timeout.until(), clock);
+    }
+    // It is answered all the same.
+    if (taken_back_) return channel_.await(mine_, armed_, nullptr, CLOCK_MONOTONIC);
+    const timespec pause{0, kTakeBackAgainAfter};
+    Timeout again(&pause, 0);
+    (void)again.settle();
+    return channel_.await(mine_, armed_, again.until(), CLOCK_MONOTONIC);
+  }
   void give_up(int why) {
-    if (given_up_ != 0) return;
-    given_up_ = why;
+    if (given_up_ == 0) given_up_ = why;
+  }
+  // Where the ring is full, it must not be left at that: a wait that nobody waits for would take a
+  // wake.
+  void take_back() {
     wire::Submission cancel;
     cancel.op = ChannelOp::cancel;
-    channel_.submit_more(mine_, cancel);
+    try {
+      channel_.submit_more(mine_, cancel);
+      taken_back_ = true;
+    } catch (const Failure& failure) {
+      if (failure.code() != EBUSY) throw;
+    }
   }
   [[nodiscard]] long outcome() const {
     const Channel::Answer answer = Channel::answer_of(mine_);
@@ -83,6 +104,7 @@ class AskedWait {
   std::span<const Word> words_;
   bool armed_ = false;
   bool looked_ = false;
+  bool taken_back_ = false;
   int given_up_ = 0;  // why, a negative errno
 };
 

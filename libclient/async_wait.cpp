@@ -62,6 +62,8 @@ wire::Delivery delivery_of(std::uint32_t target) {
 }
 
 void cancel(Channel& channel, std::uint64_t id, std::uint16_t flags) {
+  // No wait has such a number, and the protocol has no room for it, or another meaning.
+  if (id == 0 || id > UINT32_MAX) throw Failure(ENOENT, "cancelling a wait that there never was");
   wire::Submission request;
   request.op = wire::ChannelOp::cancel;
   request.flags = flags;

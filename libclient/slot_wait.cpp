@@ -25,6 +25,7 @@ using wire::ChannelOp;
 using wire::WordPlace;
 
 constexpr std::size_t kMostSlotsOfGroup = 4096;
+constexpr unsigned kMostTriesOfGroup = 1000;
 constexpr std::size_t kMostFutexesOfWord = 3;  // its queue, and a value of 64 bits
 
 // Where the daemon said that a word is waited for. Holds while the slot is of that generation, and
@@ -131,7 +132,8 @@ class Queues {
     ++count_;
   }
   Found of_group(const Reading& reading, const Looked& looked) {
-    for (;;) {
+    // The daemon, who links a group anew in no time, may stand still or be gone in the midst of it.
+    for (unsigned tries = 0; tries < kMostTriesOfGroup; ++tries) {
       const wire::LotSlot& own = (*looked.lot)[looked.slot];
       const std::uint32_t version = own.version.load(std::memory_order_acquire);
       add(&own.wake);
@@ -141,21 +143,19 @@ class Queues {
         add(&slot.wake);
         next = slot.next.load(std::memory_order_acquire);
       }
-      if (next != looked.slot) {
-        // A ring that was read while it was linked anew, or a very large family.
-        return holds(reading, looked) ? Found::by_daemon : Found::changed;
-      }
       // Odd: the daemon links the group anew at this moment. Pairs with its increments before and
       // after.
       std::atomic_thread_fence(std::memory_order_acquire);
       if (version % 2 == 0 && own.version.load(std::memory_order_relaxed) == version) {
         version_ = version;
-        return Found::yes;
+        // Those that are left out here are known to the daemon.
+        return next == looked.slot ? Found::yes : Found::by_daemon;
       }
       if (!holds(reading, looked)) return Found::changed;
       count_ = 0;
       more_.clear();
     }
+    return Found::by_daemon;
   }
 
   std::array<const void*, 8> first_{};

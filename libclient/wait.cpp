@@ -192,8 +192,10 @@ long requeue_at(const void* address, int operation, std::uint32_t expected, int 
     return futex::two(address, operation, static_cast<std::uint32_t>(wake),
                       static_cast<std::uint32_t>(requeue), target, expected);
   }
-  // Also where the value is nothing to it: so the page is in memory, and all who wait for the word
-  // in queues from which they can be moved, as with the kernel.
+  // The looks have the pages come that are in no memory, as a requeue of the kernel's does: with
+  // the one the waits of other processes come to the kernel's queue, and at the other they are
+  // looked for there.
+  (void)Word{to}.look();
   const int looked = Word{from, expected}.look();
   if (looked == -EFAULT || (looked != 0 && operation == FUTEX_CMP_REQUEUE)) return looked;
   return faultline::client::requeue_word(from, wake, requeue, to);

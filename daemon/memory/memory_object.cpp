@@ -252,7 +252,9 @@ void MemoryObject::recheck(PageIndex page) {
 
 Result<std::uint64_t> MemoryObject::peek(ByteCount offset) const {
   const std::uint64_t from = offset.value() & ~std::uint64_t{3};
-  const std::uint64_t there = std::min<std::uint64_t>(sizeof(std::uint64_t), size().value() - from);
+  // No word is in two pages; the next one may be in no memory, and has to stay so.
+  const std::uint64_t page = spec_.page_size.bytes().value();
+  const std::uint64_t there = std::min<std::uint64_t>(sizeof(std::uint64_t), page - from % page);
   std::uint64_t value = 0;
   auto read = kernel::read_own_memory(memory_.data() + from,
                                       std::as_writable_bytes(std::span(&value, 1)).first(there));

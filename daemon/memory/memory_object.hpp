@@ -94,6 +94,7 @@ class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
   [[nodiscard]] ByteCount resident() const { return memfd_.allocated(); }
   [[nodiscard]] const PageTable& pages() const { return pages_; }
   void count_waiters(std::size_t bucket, int change) { pages_.count_waiters(bucket, change); }
+  void count_for_good(std::size_t bucket) { pages_.count_for_good(bucket); }
 
   // The daemon's own view of a page, for a system call to copy from. Valid while the object lives.
   // The page is resident; where a writer tore it out all the same, EFAULT tells so if a file is

@@ -29,6 +29,12 @@ void PageTable::count_waiters(std::size_t bucket, int change) {
       static_cast<std::uint32_t>(change), std::memory_order_seq_cst);
 }
 
+void PageTable::count_for_good(std::size_t bucket) {
+  assert(bucket < wire::kWaitCounts);
+  reinterpret_cast<std::atomic<std::uint32_t>*>(board_.data())[bucket].fetch_or(
+      wire::kCountedForGood, std::memory_order_seq_cst);
+}
+
 bool PageTable::change(PageIndex page, PageState from, PageState to) {
   return entry(page).compare_exchange_strong(from, to, std::memory_order_acq_rel,
                                              std::memory_order_acquire);

@@ -61,6 +61,8 @@ class PageTable {
   [[nodiscard]] int board_fd() const { return board_.fd(); }
   // One address space more, or less, that may have somebody waiting for a word of the bucket.
   void count_waiters(std::size_t bucket, int change);
+  // The count is never 0 again: somebody waits there whose end the daemon cannot know.
+  void count_for_good(std::size_t bucket);
 
   // Where the entries lie, for tests of what they cost.
   [[nodiscard]] Vaddr address_for_test() const {

@@ -154,7 +154,8 @@ void KeptWaits::over(BrokeredWait& wait, int outcome) {
   wait.state = BrokeredWait::State::over;
   wait.outcome = outcome;
   if (wait.delivery == wire::Delivery::record) return tell_thread(wait, outcome);
-  if (wait.taken_back) {
+  // Nor is a client told that has gone, and whose completions were looked through.
+  if (wait.taken_back || wait.client->closed) {
     if (outcome == 0) wakes_.hand_on(Woken(wait));
     return forget(wait);
   }
@@ -193,6 +194,7 @@ void KeptWaits::send(BrokeredWait& wait) {
 }
 
 void KeptWaits::delivered(BrokeredWait& wait, int result) {
+  if (wait.client->closed) return over(wait, wait.outcome);  // nobody takes it there any more
   if (deliveries_.delivered(wait, result)) forget(wait);
 }
 

@@ -217,6 +217,9 @@ void WaitQueues::left(BrokeredWait& wait, int result) {
   // At a slot: it has another generation, the word is waited for elsewhere. Of a smaller word: the
   // bytes beside it may have changed alone. A page that went: it is looked for again.
   if ((result == -EAGAIN && (at_slot || other_bits)) || result == -EFAULT || result == -EINTR) {
+    // Also where it was recalled at the same time: who did that has not taken it out of a queue,
+    // and must not put it into one besides.
+    wait.state = BrokeredWait::State::queued;
     requeued_.push_back(&wait);
     return;
   }
@@ -265,7 +268,15 @@ int WaitQueues::requeue(SpaceId space, const Place& from, const Place& to, int c
     return WordTable::Queue{place.address,
                             place.vma.object->word(offset_in(place.vma, place.address))};
   };
-  return moved + words_.requeue(space, queue_of(from), queue_of(to), count - moved);
+  // Of those whom the kernel moves nobody knows whom it moved, and so when to count them no more.
+  // Counted before they are there.
+  const bool counts = to.vma.object->counted_waits() && words_.group(space, to.address).empty();
+  const std::size_t bucket = wire::wait_bucket(offset_in(to.vma, to.address).value());
+  if (counts) to.vma.object->count_waiters(bucket, 1);
+  const int rest = words_.requeue(space, queue_of(from), queue_of(to), count - moved);
+  if (counts && rest > 0 && from.address != to.address) to.vma.object->count_for_good(bucket);
+  if (counts) to.vma.object->count_waiters(bucket, -1);
+  return moved + rest;
 }
 
 void WaitQueues::move(const std::vector<Word*>& words) {

@@ -348,7 +348,9 @@ void WordTable::reclaim_locked(Words& words) {
   for (auto at = words.begin(); at != words.end();) {
     Word& word = at->second;
     const auto next = std::next(at);
-    if (!has_hooks(word) && has_slot(word)) {
+    if (word.moving != 0) {
+      // Whoever moves it holds on to it until it is settled, though nothing hangs on it any more.
+    } else if (!has_hooks(word) && has_slot(word)) {
       // Nobody can queue there once it has another generation; then it shows whether anybody did.
       const auto spare = lot_.take();
       if (!spare) return;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "tests/system/harness.hpp"
+#include "tests/system/waiters.hpp"
 
 namespace faultline::testing {
 namespace {
@@ -209,6 +210,62 @@ TEST_F(AsyncWait, KeepsOutcomesThatFindNoRoom) {
     for (int i = 0; i < came; ++i) told.insert(some.at(static_cast<std::size_t>(i)).user_data);
   }
   EXPECT_TRUE(nothing_comes());
+}
+
+// A number that no wait has is refused, whatever part of it another wait has.
+TEST_F(AsyncWait, IsNotCancelledByANumberThatNoneHas) {
+  const auto wait = wait_for(shared_.data(), 0, 7);
+  std::uint64_t id = 0;
+  ASSERT_EQ(fl_wait_async(&wait, &id), 0) << fl_last_error();
+  EXPECT_TRUE(in_child([&] {  // which has another session, and no wait
+                die_if_this_lasts();
+                return fl_wait_cancel(client_, 0) == -ENOENT ? 0 : 1;
+              })
+                  .exited(0));
+  EXPECT_EQ(fl_wait_cancel(client_, (std::uint64_t{1} << 32) + id), -ENOENT);
+  EXPECT_TRUE(nothing_comes());
+  EXPECT_EQ(fl_wake(shared_.data(), 1), 1);
+  EXPECT_EQ(next().user_data, 7U);
+}
+
+// A byte at the end of a page can be waited for while the page behind is in no memory, and leaves
+// that so.
+TEST_F(AsyncWait, AtTheEndOfAPageLeavesTheNextOneAbsent) {
+  const PatternFile file(3 * kPage);
+  const Object object = create_from(client_, file.fd());
+  const auto memory = map(object, 3 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+  ASSERT_EQ(fl_advise(client_, memory.data(), 3 * kPage, FL_ADVICE_RANDOM), 0);
+  for (const std::size_t back : {4U, 3U, 2U, 1U}) {
+    const std::byte& word = memory[kPage - back];
+    auto wait = wait_for(&word, std::to_integer<std::uint32_t>(word), back);
+    wait.flags = FL_WAIT_U8;
+    ASSERT_EQ(fl_wait_async(&wait, nullptr), 0) << back << fl_last_error();
+    EXPECT_EQ(fl_wake(&word, 1), 1) << back;
+    EXPECT_EQ(next().user_data, back);
+  }
+  EXPECT_EQ(memory[kPage], file.bytes()[kPage]);
+}
+
+// A wake that comes while a process dies goes past its waits, however many, to another who waits.
+TEST_F(AsyncWait, OfADyingProcessSwallowsNoWake) {
+  for (int round = 0; round < 40; ++round) {
+    const auto wait = wait_for(shared_.data(), 0);
+    Gate waits;
+    Child child([&] {
+      for (int i = 0; i < 8; ++i) {
+        if (fl_wait_async(&wait, nullptr) != 0) return 1;
+      }
+      waits.open();
+      ::pause();
+      return 0;
+    });
+    ASSERT_TRUE(waits.pass());
+    ASSERT_EQ(fl_wait_async(&wait, nullptr), 0);
+    child.kill(SIGKILL);
+    EXPECT_EQ(fl_wake(shared_.data(), 1), 1);
+    EXPECT_TRUE(child.wait().killed_by(SIGKILL));
+    ASSERT_EQ(next().result, 0) << round;
+  }
 }
 
 // A wake that a process was told of, and did not take before it died, goes to another who waits.

@@ -1,5 +1,6 @@
 // Clients that put nonsense into their channel and thread records harm nobody but themselves: the
 // daemon goes on, and those beside them wait and wake as before.
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -261,6 +262,63 @@ TEST_F(HostileWait, AFullRingIsBusyForNow) {
   EXPECT_TRUE(channel.taken());
   EXPECT_EQ(fl_wake(bystanders_.data() + 8, 1), 0);
   expect_bystanders_served();
+}
+
+// A wait whose time is over while the ring is full is taken back all the same, once there is room.
+TEST_F(HostileWait, AFullRingKeepsNoWait) {
+  const RawChannel channel(bystanders_.data());
+  ASSERT_EQ(fl_wake(bystanders_.data(), 1), 0);
+  std::atomic<int> result{1};
+  std::thread waiter([&] {
+    const timespec later{1, 500'000'000};  // longer than it takes to fill the ring
+    result = fl_wait(bystanders_.data(), 0, &later, 0);
+  });
+  EXPECT_TRUE(
+      eventually([&] { return fl_requeue(bystanders_.data(), 0, 1, bystanders_.data()) == 1; }));
+  daemon_.pause();
+  Submission asked;
+  asked.op = ChannelOp::wake;
+  asked.address = number(bystanders_.data() + 8);
+  for (std::uint32_t i = 0; i < wire::kSubmissions; ++i) channel.put(asked);
+  EXPECT_FALSE(eventually([&] { return result != 1; }, std::chrono::milliseconds(1700)));
+  daemon_.resume();
+  EXPECT_TRUE(channel.taken());
+  waiter.join();
+  EXPECT_EQ(result, -ETIMEDOUT);
+  EXPECT_EQ(fl_wake(bystanders_.data(), 1), 0);
+  expect_bystanders_served();
+}
+
+// A wake ends though the daemon stopped while it linked the group anew.
+TEST_F(HostileWait, AGroupThatStaysHalfLinkedHoldsNobodyUp) {
+  reinterpret_cast<std::atomic<std::uint32_t>&>(bystanders_.front()) = 1;
+  ASSERT_EQ(fl_wake(bystanders_.data(), 1), 0);
+  std::ifstream maps("/proc/" + std::to_string(daemon_.pid()) + "/maps");
+  std::string line;
+  while (std::getline(maps, line) && line.find("faultline:lot") == std::string::npos) {
+  }
+  ASSERT_TRUE(maps);
+  const std::uint64_t lot = std::stoull(line, nullptr, 16);
+  const UniqueFd memory{
+      ::open(("/proc/" + std::to_string(daemon_.pid()) + "/mem").c_str(), O_RDWR | O_CLOEXEC)};
+  for (std::uint64_t slot = 2; slot < 64; ++slot) {
+    const std::uint32_t odd = 1;
+    const auto at = lot + slot * sizeof(wire::LotSlot) + offsetof(wire::LotSlot, version);
+    ASSERT_EQ(::pwrite(memory.get(), &odd, sizeof odd, static_cast<off_t>(at)),
+              static_cast<ssize_t>(sizeof odd));
+  }
+  std::atomic<int> woken{-1};
+  Waiter waiter(bystanders_.data(), 1);
+  EXPECT_TRUE(waiter.queued());
+  std::thread waker([&] { woken = fl_wake(bystanders_.data(), 1); });
+  if (!eventually([&] { return woken != -1; })) {
+    ADD_FAILURE() << "a wake does not end";
+    std::fflush(stdout);
+    std::_Exit(1);
+  }
+  waker.join();
+  EXPECT_EQ(woken, 1) << "by the daemon";
+  EXPECT_EQ(waiter.result(), 0);
 }
 
 // Completions that find no room in the ring come later, each once.

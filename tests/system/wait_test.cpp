@@ -228,6 +228,44 @@ TEST_F(Wait, ThatIsCountedIsRequeuedWithItsCount) {
   EXPECT_EQ(waiter.result(), 0);
 }
 
+// So are those of other processes, though the page was in no memory when they began to wait.
+TEST_F(Wait, ThatIsCountedInAnotherProcessIsRequeuedToo) {
+  for (const bool in_memory : {true, false}) {
+    const Object object = create(client_, 2 * kPage, nullptr, 0600, FL_COUNTED_WAITS);
+    const auto memory = map(object, 2 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+    if (in_memory) word_in(memory) = 0;
+    Child child([&] {
+      die_if_this_lasts();
+      return fl_wait(memory.data(), 0, nullptr, 0) == 0 ? 0 : 1;
+    });
+    EXPECT_TRUE(
+        eventually([&] { return fl_requeue(memory.data(), 0, 1, memory.data() + kPage) == 1; }));
+    EXPECT_EQ(fl_wake(memory.data(), 1), 0);
+    EXPECT_EQ(fl_wake(memory.data() + kPage, 1), 1) << in_memory;
+    EXPECT_TRUE(child.wait().exited(0));
+  }
+}
+
+// Who waits by itself, and so is not counted, is found where it was moved to a word that is.
+TEST_F(Wait, ThatIsNotCountedIsFoundAtAWordThatCounts) {
+  const Object plain = create(client_, kPage);
+  const Object counting = create(client_, kPage, nullptr, 0600, FL_COUNTED_WAITS);
+  const auto counted = map(counting, kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+  for (const std::uint32_t kind : {FL_MAP_SHARED, FL_MAP_PRIVATE}) {
+    const auto memory = map(plain, kPage, kind | FL_MAP_WRITE);
+    word_in(memory) = 1;
+    EXPECT_TRUE(in_child([&] {
+                  die_if_this_lasts();
+                  Waiter waiter(memory.data(), 1);
+                  if (!waiter.queued()) return 1;
+                  if (fl_requeue(memory.data(), 0, 1, counted.data()) != 1) return 2;
+                  if (fl_wake(counted.data(), 1) != 1) std::_Exit(3);
+                  return waiter.result() == 0 ? 0 : 4;
+                }).exited(0))
+        << kind;
+  }
+}
+
 // Private waiters go where mremap takes their memory.
 TEST_F(Wait, FollowsItsMemoryToAnotherAddress) {
   const Object object = create(client_, 2 * kPage);

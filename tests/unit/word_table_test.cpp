@@ -575,6 +575,26 @@ TEST_F(WordTableTest, AWordThatMakesRoomLeavesItsGroup) {
   EXPECT_TRUE(of_idle.woken());
 }
 
+// Nor is a word that moves taken out, though nothing hangs on it any more: its mover holds on to
+// it.
+TEST_F(WordTableTest, AWordThatMovesMakesNoRoom) {
+  object_ = testing::object_of_pages(1024);
+  const Vma vma = mapped(Sharing::private_copy, ByPage::yes);
+  WaitHook hook;
+  (void)find(kParent, vma, kWord, &hook);
+  const WordTable::Parted result = table_.part(kParent, vma, kPage);
+  ASSERT_EQ(result.moving.size(), 1U);
+  (void)table_.unhook(hook);  // it was woken meanwhile
+  const Vaddr far = kStart + ByteCount{4096};
+  for (std::size_t i = 0; i < WordTable::kMostWords; ++i) {
+    (void)find(kParent, vma, far + ByteCount{i * 8});
+  }
+  ASSERT_TRUE(table_.show(kParent, kWord));
+  EXPECT_TRUE(table_.hooks_of(*result.moving[0]).empty());
+  table_.settle(result.moving);
+  EXPECT_EQ(find(kParent, vma).kind, WordKind::frame);
+}
+
 // Without a slot left nothing is looked up, and who waits still follows its page.
 TEST_F(WordTableTest, WithoutSlotsNobodyIsLost) {
   Lot lot = *Lot::create();

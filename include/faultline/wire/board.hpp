@@ -20,6 +20,9 @@
 namespace faultline::wire {
 
 inline constexpr std::size_t kWaitCounts = 1024;
+// Set in a count, and never taken out: the kernel has moved waits to a word of the bucket that the
+// daemon does not keep, or keeps for another process, and so does not count there.
+inline constexpr std::uint32_t kCountedForGood = 1U << 31;
 inline constexpr std::size_t kBoardStates = kWaitCounts * sizeof(std::uint32_t);
 
 // Of a page that is in memory, with all of its content.
