@@ -50,9 +50,14 @@ void WaitQueues::queue_again() {
   waits.swap(requeued_);
   for (BrokeredWait* wait : waits) {
     if (wait->state == BrokeredWait::State::over) continue;
+    const bool compared = wait->object == nullptr || wait->requeued;
     if (wait->reason != 0) {
       listener_.over(*wait, -wait->reason);
-    } else if (auto queued = queue(*wait); !queued) {
+    } else if (auto queued = queue(*wait); queued) {
+      // Its page has parted since the kernel refused it at the object's word, and with the page the
+      // value went to where only the client sees it, who looks again.
+      if (!compared && wait->object == nullptr) recall(*wait, EAGAIN);
+    } else {
       (void)unhook(*wait);
       if (queued.error().code() == EBUSY) {
         requeued_.push_back(wait);

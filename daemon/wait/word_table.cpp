@@ -443,13 +443,14 @@ int WordTable::requeue(SpaceId space, const Queue& from, const Queue& to, int co
     if (futexes.empty()) futexes.push_back(queue.object_word);
     return futexes;
   };
+  const std::vector<const kernel::FutexWord*> sources = futexes_of(from);
   const kernel::FutexWord& target = *futexes_of(to).front();
-  int moved = 0;
-  for (const kernel::FutexWord* futex : futexes_of(from)) {
-    if (moved == count) break;
-    moved += std::max(kernel::futex_requeue_shared(*futex, 0, count - moved, target), 0);
+  int done = std::max(kernel::futex_requeue_shared(*sources.front(), 0, count, target), 0);
+  for (const kernel::FutexWord* relative : std::span(sources).subspan(1)) {
+    if (done == count) break;
+    done += std::max(kernel::futex_wake_shared(*relative, count - done), 0);
   }
-  return moved;
+  return done;
 }
 
 std::size_t WordTable::size(SpaceId space) const {

@@ -161,8 +161,10 @@ class WordTable {
   // the second: of a page's word that is gone. In one step against any change of the word.
   void hand_on(SpaceId space, Vaddr address, std::uint32_t mask);
   void hand_on(space::FrameId frame, Vaddr address, std::uint32_t mask);
-  // Has at most count who are queued for the one word queue for the other; both were found. In one
-  // step against any change of the words. What hangs on a word stays there. Returns how many.
+  // Has at most count who are queued for the one word queue for the other; both were found. Of
+  // relatives those are woken who would be moved: at a slot of this space they would be left behind
+  // when it parts from them, or ends. In one step against any change of the words. What hangs on a
+  // word stays there. Returns how many.
   [[nodiscard]] int requeue(SpaceId space, const Queue& from, const Queue& to, int count) const;
   [[nodiscard]] std::size_t size(SpaceId space) const;
 

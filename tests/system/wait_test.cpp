@@ -197,6 +197,26 @@ TEST_F(Wait, OfAnotherProcessForAnAbsentPageIsRequeued) {
   EXPECT_EQ(fl_wake(mine.data() + 64, 5), 1);
 }
 
+// A relative's wait for a word of a page that is common is woken rather than moved to a word of the
+// mover's, which nobody could wake once that is gone.
+TEST_F(Wait, OfARelativeIsWokenRatherThanMoved) {
+  const Object object = create(client_, 2 * kPage);
+  const auto memory = map(object, 2 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE | FL_MAP_WAIT_BY_PAGE);
+  word_in(memory) = 1;
+  word_in(memory, kPage) = 1;
+  Gate waits;
+  Child mover([&] {
+    die_if_this_lasts();
+    if (!waits.pass()) return 1;
+    return fl_requeue(memory.data(), 0, 1, memory.data() + kPage) == 1 ? 0 : 2;
+  });
+  Waiter waiter(memory.data(), 1);
+  ASSERT_TRUE(waiter.queued());
+  waits.open();
+  EXPECT_TRUE(mover.wait().exited(0));
+  EXPECT_EQ(waiter.result(), 0);
+}
+
 // fl_wake_op makes a page its process's own, as a store does, wherever it was.
 TEST_F(Wait, OpChangesWordsOfPagesThatNobodyTouched) {
   const Object object = create(client_, 2 * kPage);
