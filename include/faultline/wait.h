@@ -55,8 +55,8 @@ extern "C" {
  * wait without timeout goes on after a handler with SA_RESTART, one with a timeout may); -EINVAL
  * unaligned, an unknown flag, both time flags, tv_sec below 0 or tv_nsec not below 1e9; -EFAULT
  * address is in no mapping, or was unmapped meanwhile; -ECANCELED the word's page, which this
- * process had written to, was discarded meanwhile; -EPIPE the daemon, whom this wait needs, is gone; -EUSERS a limit
- * of the daemon's; -ENOMEM. */
+ * process had written to, was discarded meanwhile; -EPIPE the daemon, whom this wait needs, is
+ * gone; -EUSERS a limit of the daemon's; -ENOMEM. */
 FL_API int fl_wait(const void* address, uint64_t expected, const struct timespec* timeout,
                    uint32_t flags);
 
