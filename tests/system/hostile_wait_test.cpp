@@ -266,6 +266,11 @@ TEST_F(HostileWait, AFullRingIsBusyForNow) {
 
 // A wait whose time is over while the ring is full is taken back all the same, once there is room.
 TEST_F(HostileWait, AFullRingKeepsNoWait) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP()
+      << "SKIPPED: the test and the library write to one ring by turns that the daemon gives, "
+         "which ThreadSanitizer does not see";
+#endif
   const RawChannel channel(bystanders_.data());
   ASSERT_EQ(fl_wake(bystanders_.data(), 1), 0);
   std::atomic<int> result{1};
