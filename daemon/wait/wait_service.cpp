@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 
-#include <thread>
 #include <utility>
 
 #include "daemon/kernel/futex.hpp"
@@ -17,16 +16,15 @@ Result<UniqueFd> copy_of(int fd) {
   return copy;
 }
 
-// Words move for as long as it takes to have the waits that hang on them queued elsewhere.
+// Words move for as long as it takes to have the waits that hang on them queued elsewhere. Others
+// may begin to before this one has its turn.
 template <typename Wake>
-Result<int> wake_settled(Wake wake) {
-  constexpr std::chrono::milliseconds kPause{1};
+Result<int> wake_settled(const WordTable& words, Wake wake) {
   const auto give_up = std::chrono::steady_clock::now() + WaitService::kSettleWithin;
   for (;;) {
     auto woken = wake();
-    const bool again = !woken && woken.error().code() == EBUSY;
-    if (!again || std::chrono::steady_clock::now() > give_up) return woken;
-    std::this_thread::sleep_for(kPause);
+    if (woken || woken.error().code() != EBUSY || !words.await_settled(give_up)) return woken;
+    if (std::chrono::steady_clock::now() > give_up) return woken;
   }
 }
 
@@ -145,7 +143,7 @@ Result<int> WaitService::wake(std::optional<uid_t> only_of, SpaceId space, Vaddr
                               int count) {
   for (UserWaits* user : users_of(only_of)) {
     if (user->client_of(space) == nullptr) continue;
-    return wake_settled([&] { return user->words().wake(space, address, count); });
+    return wake_settled(user->words(), [&] { return user->words().wake(space, address, count); });
   }
   return fail(ESRCH, "waking in address space " + std::to_string(space.value()) +
                          ", which is none that you may see, or has no channel");
@@ -155,7 +153,8 @@ Result<int> WaitService::wake(std::optional<uid_t> only_of, space::FrameId frame
                               std::uint64_t offset, int count) {
   int woken = 0;
   for (UserWaits* user : users_of(only_of)) {
-    auto here = wake_settled([&] { return user->words().wake(frame, offset, count - woken); });
+    auto here = wake_settled(user->words(),
+                             [&] { return user->words().wake(frame, offset, count - woken); });
     if (!here) return here;
     woken += *here;
   }

@@ -219,6 +219,12 @@ void WordTable::settle(const std::vector<Word*>& moved) {
   for (Word* word : moved) --word->moving;
   moving_ -= moved.size();
   std::erase_if(leaving_, [](const auto& node) { return node.mapped().moving == 0; });
+  if (moving_ == 0) settled_.notify_all();
+}
+
+bool WordTable::await_settled(std::chrono::steady_clock::time_point until) const {
+  std::unique_lock lock(mutex_);
+  return settled_.wait_until(lock, until, [this] { return moving_ == 0; });
 }
 
 void WordTable::end_hooks_locked(Word& word, int error) {

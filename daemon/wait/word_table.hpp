@@ -18,6 +18,8 @@
 // that do not sleep. Thread-safe.
 #pragma once
 
+#include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -108,6 +110,9 @@ class WordTable {
   [[nodiscard]] const kernel::FutexWord* slot_of(const WaitHook& hook,
                                                  std::uint32_t& generation) const;
   void settle(const std::vector<Word*>& moved);
+  // Blocks until no word moves, but no longer; false: one still does. Not on a worker's thread,
+  // which is who settles them.
+  [[nodiscard]] bool await_settled(std::chrono::steady_clock::time_point until) const;
 
   // Takes out the words in [start, end). What hung on them is ended with the error.
   void drop(SpaceId space, Vaddr start, Vaddr end, int error);
@@ -216,10 +221,11 @@ class WordTable {
   Lot lot_;
   std::unordered_map<SpaceId, Words> spaces_;
   std::unordered_map<GroupKey, std::vector<SlotIndex>, HashGroupKey> groups_;
-  std::size_t moving_ = 0;                 // words
-  std::size_t hooks_ = 0;                  // on words
-  WaitHook ended_;                         // a ring
-  std::vector<Words::node_type> leaving_;  // dropped while they moved: there until that is over
+  std::size_t moving_ = 0;                   // words
+  mutable std::condition_variable settled_;  // none is
+  std::size_t hooks_ = 0;                    // on words
+  WaitHook ended_;                           // a ring
+  std::vector<Words::node_type> leaving_;    // dropped while they moved: there until that is over
 };
 
 }  // namespace faultline::wait

@@ -8,6 +8,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <climits>
 #include <memory>
 #include <random>
@@ -507,6 +508,25 @@ TEST_F(WordTableTest, NoWordIsMadeWhereTheMappingIsGone) {
   // One that is known is dropped with the mapping.
   (void)find(kParent, vma);
   EXPECT_TRUE(table_.find(kParent, vma, kWord, nullptr, [] { return false; }));
+}
+
+// Who has to wait until nothing moves is told when the last has settled, and not before.
+TEST_F(WordTableTest, TellsWhenTheLastWordHasSettled) {
+  const Vma vma = mapped(Sharing::private_copy, ByPage::yes);
+  WaitHook hook;
+  (void)find(kParent, vma, kWord, &hook);
+  const auto now = std::chrono::steady_clock::now;
+  EXPECT_TRUE(table_.await_settled(now())) << "nothing moves";
+  const auto parted = table_.part(kParent, vma, kPage);
+  ASSERT_EQ(parted.moving.size(), 1U);
+  EXPECT_FALSE(table_.await_settled(now()));
+  constexpr std::chrono::seconds kPatience{10};
+  const auto begin = now();
+  std::thread settles([&] { table_.settle(parted.moving); });
+  EXPECT_TRUE(table_.await_settled(begin + kPatience));
+  EXPECT_LT(now() - begin, kPatience / 2) << "told, not found at the end of its time";
+  settles.join();
+  (void)table_.unhook(hook);
 }
 
 // --- limits
