@@ -43,7 +43,8 @@ constexpr const char* kFooter =
     "SETTINGS FILE (TOML)\n"
     "  Keys, each like the option of its name: socket_path (--socket), socket_mode, socket_group,\n"
     "  workers, max_object_bytes, max_objects, max_sessions, max_sessions_per_user,\n"
-    "  max_spaces_per_user, log_level.\n"
+    "  max_spaces_per_user, max_pinned_per_process, max_pinned_per_user, max_pinned,\n"
+    "  swap_file, swap_bytes, log_level.\n"
     "  The command line wins over the file.\n\n"
     "EXIT STATUS\n"
     "  0 stopped by a signal, or --check found nothing missing (degraded is not missing);\n"
@@ -114,6 +115,7 @@ int main(int argc, char** argv) {
   std::string mode_text;
   bool only_check = false;
   std::string socket_path;
+  std::string swap_file;
   app.add_flag("--check", only_check, "say, feature by feature, whether this machine can run it");
   app.add_option("--config", config, "read settings from this TOML file")->type_name("FILE");
   app.add_option("--socket", socket_path, "listen here")->type_name("PATH");
@@ -132,6 +134,18 @@ int main(int argc, char** argv) {
                  "the same, of one uid; 1024 by default");
   app.add_option("--max-spaces-per-user", given.max_spaces_per_user,
                  "client processes at once, of one uid, fork children included; 4096 by default");
+  std::uint64_t max_pinned_per_process = 0;
+  app.add_option("--max-pinned-per-process", max_pinned_per_process,
+                 "bytes that one process may pin; by default what it may lock (RLIMIT_MEMLOCK)");
+  app.add_option("--max-pinned-per-user", given.max_pinned_per_user,
+                 "the same, of all processes of one uid; by default as --max-pinned");
+  app.add_option("--max-pinned", given.max_pinned,
+                 "the same, of all; by default half of the machine's memory");
+  app.add_option("--swap-file", swap_file,
+                 "where content goes whose page leaves memory: a file, or a directory for one "
+                 "without a name; none by default")
+      ->type_name("PATH");
+  app.add_option("--swap-bytes", given.swap_bytes, "how large the swap file may grow");
   app.add_option("--log-level", given.log_level,
                  "trace, debug, info, warning, error, critical or off; info by default")
       ->type_name("LEVEL");
@@ -168,6 +182,15 @@ int main(int argc, char** argv) {
   if (was_given("--max-spaces-per-user")) {
     settings.max_spaces_per_user = given.max_spaces_per_user;
   }
+  if (was_given("--max-pinned-per-process")) {
+    settings.max_pinned_per_process = max_pinned_per_process;
+  }
+  if (was_given("--max-pinned-per-user")) {
+    settings.max_pinned_per_user = given.max_pinned_per_user;
+  }
+  if (was_given("--max-pinned")) settings.max_pinned = given.max_pinned;
+  if (was_given("--swap-file")) settings.swap_file = swap_file;
+  if (was_given("--swap-bytes")) settings.swap_bytes = given.swap_bytes;
   if (was_given("--log-level")) settings.log_level = given.log_level;
   if (auto completed = faultline::server::complete(settings); !completed) {
     return refuse(completed.error());

@@ -69,6 +69,7 @@ Connection::~Connection() {
   // The daemon may be watching the page: it ends its session first, so that nobody waits for it
   // here longer than it takes to read the event.
   control_.close();
+  if (PinLedger* const ledger = this->ledger(); ledger != nullptr) ledger->close();
   if (beacon_ != nullptr) ::munmap(beacon_, kBeaconBytes);
 }
 
@@ -92,6 +93,11 @@ std::uint64_t Connection::generation() {
 bool Connection::forks_are_served() {
   const std::lock_guard lock(mutex_);
   return (server_flags_ & wire::kServerNoForkEvents) == 0;
+}
+
+bool Connection::daemon_swaps() {
+  const std::lock_guard lock(mutex_);
+  return (server_flags_ & wire::kServerSwaps) != 0;
 }
 
 void Connection::require_generation(std::uint64_t generation) const {
@@ -124,6 +130,33 @@ std::shared_ptr<Channel> Connection::channel() {
   wire::Packet reply = control_.call(wire::Op::open_channel, std::span<const int>(fds));
   channel_ = std::make_shared<Channel>(std::move(reply), control_.socket());
   return channel_;
+}
+
+PinLedger& Connection::pin_ledger() {
+  const std::lock_guard lock(mutex_);
+  if (PinLedger* const open = ledger(); open != nullptr) return *open;
+  attach_if_forked();
+  PinLedger& opened = PinLedger::open(control_.call(wire::Op::open_ledger));
+  ledger_.store(&opened, std::memory_order_release);
+  places_changed();  // what is indexed has no ledger yet
+  return opened;
+}
+
+bool Connection::open_frames(std::uintptr_t address) {
+  return mappings_.open_frames(address, [&](std::uintptr_t there) {
+    const wire::Packet reply = call(wire::Op::open_frames, wire::OpenFramesRequest{there});
+    if (reply.fds.size() != 1) throw Failure(EPROTO, "receiving the frames of a mapping");
+    return FrameView::open(body_of<wire::OpenFramesReply>(reply), reply.fds.front());
+  });
+}
+
+void Connection::grant_pins(std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  const auto reply = body_of<wire::GrantPinsReply>(
+      control_.call(wire::Op::grant_pins, wire::GrantPinsRequest{bytes}));
+  if (PinLedger* const open = ledger(); open != nullptr) {
+    open->put_into_pool(static_cast<std::int64_t>(reply.bytes));
+  }
 }
 
 void Connection::attach_new() {
@@ -204,6 +237,8 @@ void Connection::after_fork_in_child() {
     channel_->abandon();
     channel_.reset();
   }
+  ledger_.store(nullptr, std::memory_order_relaxed);  // the parent's
+  mappings_.forget_frames();
   mappings_.unlock();
   mutex_.unlock();
 }

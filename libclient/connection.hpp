@@ -24,6 +24,7 @@
 // free and the state whole.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -32,6 +33,7 @@
 #include "libclient/channel.hpp"
 #include "libclient/control.hpp"
 #include "libclient/mappings.hpp"
+#include "libclient/pin_ledger.hpp"
 
 namespace faultline::client {
 
@@ -79,7 +81,19 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // The session's channel; opened where it is not yet. Throws Failure.
   [[nodiscard]] std::shared_ptr<Channel> channel();
 
+  // The pin ledger; null where nobody has pinned yet. Lock-free.
+  [[nodiscard]] PinLedger* ledger() const { return ledger_.load(std::memory_order_acquire); }
+  // Opens it where that was not done. Throws Failure.
+  PinLedger& pin_ledger();
+  // Has the frames of the private mapping at an address readable. False: they were, or cannot be.
+  // Throws Failure.
+  bool open_frames(std::uintptr_t address);
+  // Lets this process pin so much more. Throws Failure: ENOMEM.
+  void grant_pins(std::uint64_t bytes);
+
   [[nodiscard]] bool forks_are_served();
+  // Whether pages of objects can be in a swap file.
+  [[nodiscard]] bool daemon_swaps();
   [[nodiscard]] Mappings& mappings() { return mappings_; }
 
   // The fork hooks, see fork.cpp.
@@ -104,6 +118,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool forked_ = false;
   void* beacon_ = nullptr;
   std::shared_ptr<Channel> channel_;
+  std::atomic<PinLedger*> ledger_{nullptr};  // written under the mutex
 
   Mappings mappings_;  // locks itself
 };

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <vector>
 
+#include "libclient/pin_ledger.hpp"
 #include "libclient/place.hpp"
 #include "libclient/reading.hpp"
 #include "libclient/thread_records.hpp"
@@ -37,6 +38,7 @@ void before_fork() {
   }
   for (const auto& connection : all.in_fork) connection->before_fork();
   lock_thread_records();
+  lock_pin_ledgers();
   lock_readers();
 }
 
@@ -51,14 +53,18 @@ void after_fork(void (Connection::*hook)()) {
 
 void after_fork_in_parent() {
   unlock_readers();
+  unlock_pin_ledgers();
   unlock_thread_records();
   after_fork(&Connection::after_fork_in_parent);
 }
 void after_fork_in_child() {
   // What a thread remembers is another process's: the same words are elsewhere here.
   places_changed();
+  changes_under_way.store(0);  // those of threads that are not here
   forget_other_readers();
   unlock_readers();
+  forget_pin_ledgers();
+  unlock_pin_ledgers();
   forget_thread_records();
   unlock_thread_records();
   after_fork(&Connection::after_fork_in_child);

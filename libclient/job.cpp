@@ -16,25 +16,25 @@
 #include <string>
 
 #include "libclient/handles.hpp"
+#include "libclient/helped_pin.hpp"
+#include "libclient/job.hpp"
 
 using faultline::UniqueFd;
 using faultline::client::body_of;
 using faultline::client::Connection;
 using faultline::client::Failure;
+using faultline::client::finish_job;
+using faultline::client::free_job;
 using faultline::client::guarded;
 using faultline::client::MapRange;
 using faultline::client::range_of;
 using faultline::client::require;
+using faultline::client::start_job;
 using faultline::client::throw_errno;
 namespace wire = faultline::wire;
 
-struct fl_job {
-  std::shared_ptr<Connection> connection;
-  std::uint64_t forks = 0;  // of the process that it belongs to
-  std::uint64_t number = 0;
-  MapRange range;
-  UniqueFd ended;
-};
+fl_job::fl_job() = default;
+fl_job::~fl_job() = default;
 
 namespace {
 
@@ -66,6 +66,44 @@ void sleep_until_ended(const fl_job& job) {
 
 }  // namespace
 
+namespace faultline::client {
+
+std::unique_ptr<fl_job> start_job(std::shared_ptr<Connection> connection, MapRange range,
+                                  std::uint32_t flags) {
+  auto started = std::make_unique<fl_job>();
+  started->connection = std::move(connection);
+  started->range = range;
+  started->ended = UniqueFd{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  if (!started->ended) throw_errno("making an eventfd");
+  const std::array fds{started->ended.get()};
+  const wire::PopulateRequest request{range.start, range.length, flags};
+  started->number =
+      body_of<wire::PopulateReply>(
+          started->connection->call(wire::Op::populate, request, std::span<const int>(fds)))
+          .job;
+  started->forks = started->connection->forks();
+  return started;
+}
+
+void finish_job(const fl_job& job) {
+  sleep_until_ended(job);
+  const fl_progress progress = progress_of(job);
+  if (progress.ended == 0) throw Failure(EPROTO, "asking for what became of a job");
+  if (progress.error == 0) return;
+  throw Failure(-progress.error, "populating " + std::to_string(job.range.length) +
+                                     " bytes at address " + std::to_string(job.range.start) +
+                                     ", where " + std::to_string(progress.pages_failed) +
+                                     " pages could not be had");
+}
+
+void free_job(std::unique_ptr<fl_job> job) {
+  if (!job) return;
+  (void)job->connection->call_in_process(job->forks, wire::Op::job_free,
+                                         wire::JobRequest{job->number});
+}
+
+}  // namespace faultline::client
+
 extern "C" {
 
 int fl_populate_start(fl_client* client, void* address, size_t length, uint32_t flags,
@@ -74,24 +112,13 @@ int fl_populate_start(fl_client* client, void* address, size_t length, uint32_t 
     require(client != nullptr && job != nullptr, "fl_populate_start with a null argument");
     *job = nullptr;
     require((flags & ~FL_POPULATE_WRITE) == 0, "populating with an unknown flag");
-    auto started = std::make_unique<fl_job>();
-    started->connection = client->connection;
-    started->range = range_of("populating", address, length);
+    const MapRange range = range_of("populating", address, length);
     if ((flags & FL_POPULATE_WRITE) != 0) {
-      client->connection->mappings().require_writable(started->range);
+      client->connection->mappings().require_writable(range);
     } else {
-      client->connection->mappings().require_mapped(started->range);
+      client->connection->mappings().require_mapped(range);
     }
-    started->ended = UniqueFd{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
-    if (!started->ended) throw_errno("making an eventfd");
-    const std::array fds{started->ended.get()};
-    const wire::PopulateRequest request{started->range.start, started->range.length, flags};
-    started->number =
-        body_of<wire::PopulateReply>(
-            client->connection->call(wire::Op::populate, request, std::span<const int>(fds)))
-            .job;
-    started->forks = client->connection->forks();
-    *job = started.release();
+    *job = start_job(client->connection, range, flags).release();
   });
 }
 
@@ -119,24 +146,12 @@ int fl_job_progress(fl_job* job, fl_progress* progress) {
 int fl_job_wait(fl_job* job) {
   return guarded([&] {
     require(job != nullptr, "fl_job_wait with a null job");
-    sleep_until_ended(*job);
-    const fl_progress progress = progress_of(*job);
-    if (progress.ended == 0) throw Failure(EPROTO, "asking for what became of a job");
-    if (progress.error == 0) return;
-    throw Failure(-progress.error, "populating " + std::to_string(job->range.length) +
-                                       " bytes at address " + std::to_string(job->range.start) +
-                                       ", where " + std::to_string(progress.pages_failed) +
-                                       " pages could not be had");
+    finish_job(*job);
   });
 }
 
 int fl_job_free(fl_job* job) {
-  return guarded([&] {
-    const std::unique_ptr<fl_job> gone(job);
-    if (!gone) return;
-    (void)gone->connection->call_in_process(gone->forks, wire::Op::job_free,
-                                            wire::JobRequest{gone->number});
-  });
+  return guarded([&] { free_job(std::unique_ptr<fl_job>(job)); });
 }
 
 }  // extern "C"

@@ -2,7 +2,7 @@
 // never tell the daemon of what the kernel refused.
 #include <sys/mman.h>
 
-#include <atomic>
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <utility>
@@ -15,8 +15,11 @@ using faultline::client::Connection;
 using faultline::client::Content;
 using faultline::client::Failure;
 using faultline::client::guarded;
+using faultline::client::Mappings;
+using faultline::client::MappingsChange;
 using faultline::client::MapRange;
 using faultline::client::Piece;
+using faultline::client::PinLedger;
 using faultline::client::range_of;
 using faultline::client::RemapRequest;
 using faultline::client::require;
@@ -30,7 +33,9 @@ static_assert(FL_MAP_SHARED == wire::kMapShared && FL_MAP_PRIVATE == wire::kMapP
 static_assert(FL_PROTECT_WRITE == wire::kProtectWrite);
 static_assert(FL_ADVICE_NORMAL == static_cast<unsigned>(wire::Advice::normal) &&
               FL_ADVICE_SEQUENTIAL == static_cast<unsigned>(wire::Advice::sequential) &&
-              FL_ADVICE_RANDOM == static_cast<unsigned>(wire::Advice::random));
+              FL_ADVICE_RANDOM == static_cast<unsigned>(wire::Advice::random) &&
+              FL_ADVICE_COLD == static_cast<unsigned>(wire::Advice::cold) &&
+              FL_ADVICE_PAGEOUT == static_cast<unsigned>(wire::Advice::page_out));
 
 constexpr std::uint32_t kWireMapFlags =
     FL_MAP_SHARED | FL_MAP_PRIVATE | FL_MAP_WRITE | FL_MAP_WAIT_BY_PAGE;
@@ -98,8 +103,9 @@ Held reserve(MapRange target) {
   return Held(target);
 }
 
+// wanted: of a fixed mapping.
 void check_map(const fl_object& object, std::uint64_t offset, std::size_t length,
-               std::uint32_t flags) {
+               std::uint32_t flags, const void* wanted) {
   const std::uint64_t page = object.opened.page_size;
   require((flags & ~(kWireMapFlags | kFixedFlags)) == 0, "mapping with an unknown flag");
   require(((flags & FL_MAP_SHARED) != 0) != ((flags & FL_MAP_PRIVATE) != 0),
@@ -117,15 +123,19 @@ void check_map(const fl_object& object, std::uint64_t offset, std::size_t length
       object.opened.access != wire::Access::read_write) {
     throw Failure(EACCES, "mapping a read-only object shared and writable");
   }
+  require((flags & kFixedFlags) == 0 || wanted != nullptr, "mapping at no address");
+  require(reinterpret_cast<std::uintptr_t>(wanted) % page == 0,
+          "mapping at an address that is not a multiple of the page size of the object");
 }
 
 Piece piece_of(const fl_object& object, std::uint64_t offset, std::size_t length,
                std::uint32_t flags) {
-  static std::atomic<std::uint64_t> mappings_made{0};
   Piece piece;
   piece.length = length;
+  piece.page = object.opened.page_size;
   piece.to_object_end = object.opened.size - offset;
-  piece.mapping = ++mappings_made;
+  piece.mapping = Mappings::new_mapping();
+  piece.framed = piece.mapping;
   piece.content = object.opened.from_file != 0 ? Content::of_file : Content::zero;
   piece.shared = (flags & FL_MAP_SHARED) != 0;
   piece.may_write = !piece.shared || object.opened.access == wire::Access::read_write;
@@ -137,6 +147,30 @@ Piece piece_of(const fl_object& object, std::uint64_t offset, std::size_t length
 
 void rediscover(Connection& connection, MapRange range) {
   (void)connection.call(wire::Op::rediscover, wire::RediscoverRequest{range.start, range.length});
+}
+
+// Its pages that are in memory, and those in the daemon's swap file.
+void discard_content(Connection& connection, MapRange range) {
+  connection.mappings().discard_content(range);
+  if (!connection.daemon_swaps()) return;
+  for (;;) {
+    const wire::Packet answer =
+        connection.call(wire::Op::discard, wire::DiscardRequest{range.start, range.length});
+    if (faultline::client::body_of<wire::DiscardReply>(answer).again == 0) return;
+    // What was on its way from there is in memory by now.
+    connection.mappings().discard_content(range);
+  }
+}
+
+// Where pages are pinned: returns when the daemon has carried the change of the range out. What is
+// pinned after that must not be ended by it.
+void await_daemon(Connection& connection, MapRange range) {
+  if (connection.ledger() == nullptr) return;
+  try {
+    rediscover(connection, range);
+  } catch (const Failure&) {
+    // It is gone, or another thread has unmapped the range: nobody ends a pin there any more.
+  }
 }
 
 RemapRequest checked_remap(MapRange old, std::size_t new_length, std::uint32_t flags,
@@ -190,8 +224,7 @@ int fl_map(fl_object* object, uint64_t offset, size_t length, uint32_t flags, vo
     const bool fixed = (flags & kFixedFlags) != 0;
     void* const wanted = fixed ? *address : nullptr;
     if (!fixed) *address = nullptr;
-    check_map(*object, offset, length, flags);
-    require(!fixed || wanted != nullptr, "mapping at no address");
+    check_map(*object, offset, length, flags, wanted);
     Connection& connection = *object->connection;
     if ((flags & FL_MAP_WAIT_BY_PAGE) != 0) map_pages_for_waits(*object);
 
@@ -219,7 +252,9 @@ int fl_map(fl_object* object, uint64_t offset, size_t length, uint32_t flags, vo
     }
     if (fixed) {
       const auto target = reinterpret_cast<std::uintptr_t>(wanted);
+      const MappingsChange change;
       connection.mappings().add_at(target, mapping.range(), piece, object->connection);
+      await_daemon(connection, {target, length});
     } else {
       connection.mappings().add(mapping.range(), piece, object->connection);
       *address = reinterpret_cast<void*>(mapping.range().start);
@@ -259,9 +294,11 @@ int fl_discard(fl_client* client, void* address, size_t length, uint32_t what) {
             "fl_discard of neither copies nor content");
     const MapRange range = range_of("discarding", address, length);
     if (what == FL_DISCARD_COPIES) {
+      const MappingsChange change;
       client->connection->mappings().discard_copies(range);
+      await_daemon(*client->connection, range);
     } else {
-      client->connection->mappings().discard_content(range);
+      discard_content(*client->connection, range);
     }
   });
 }
@@ -273,8 +310,15 @@ int fl_remap(fl_client* client, void* old_address, size_t old_length, size_t new
     Connection& connection = *client->connection;
     const MapRange old = range_of("moving", old_address, old_length);
     const RemapRequest request = checked_remap(old, new_length, flags, *new_address);
-    const MapRange now{connection.mappings().remap(request), new_length};
+    const MappingsChange change;
+    const auto move_pins = [&](std::uintptr_t to) {
+      if (PinLedger* const ledger = connection.ledger(); ledger != nullptr) {
+        ledger->moved(request.old.start, request.old.end(), to);
+      }
+    };
+    const MapRange now{connection.mappings().remap(request, move_pins), new_length};
     *new_address = reinterpret_cast<void*>(now.start);
+    await_daemon(connection, {now.start, std::min(old_length, new_length)});
     if (request.keep_old) rediscover(connection, old);
     if (new_length <= old_length) return;
     const MapRange tail{now.start + old_length, new_length - old_length};
@@ -296,6 +340,7 @@ int fl_advise(fl_client* client, void* address, size_t length, uint32_t advice) 
       case FL_ADVICE_NORMAL:
       case FL_ADVICE_SEQUENTIAL:
       case FL_ADVICE_RANDOM:
+      case FL_ADVICE_PAGEOUT:
         connection.mappings().require_mapped(range);
         (void)connection.call(
             wire::Op::advise,
@@ -307,6 +352,8 @@ int fl_advise(fl_client* client, void* address, size_t length, uint32_t advice) 
         return;
       case FL_ADVICE_COLD:
         connection.mappings().make_cold(range);
+        (void)connection.call(wire::Op::advise,
+                              wire::AdviseRequest{range.start, range.length, wire::Advice::cold});
         return;
       default:
         throw Failure(EINVAL, "fl_advise with unknown advice");

@@ -25,6 +25,13 @@ MappingBook::Pieces::const_iterator MappingBook::holding(std::uintptr_t address)
   return before->first + before->second.length > address ? before : it;
 }
 
+bool MappingBook::whole_pages(MapRange range) const {
+  const auto first = find(range.start);
+  const auto last = find(range.end() - 1);
+  return (first == pieces_.end() || range.start % first->second.page == 0) &&
+         (last == pieces_.end() || range.end() % last->second.page == 0);
+}
+
 Piece MappingBook::part(MapRange range) const {
   const auto it = holding(range.start);
   if (it == pieces_.end() || it->first > range.start ||
@@ -70,6 +77,10 @@ void MappingBook::join(MapRange range) noexcept {
     if (next == pieces_.end() || next->first > range.end()) return;
     if (goes_on(it->first, it->second, next->first, next->second)) {
       it->second.length += next->second.length;
+      if (it->second.framed != next->second.framed) {
+        it->second.framed = 0;
+        it->second.frames.reset();
+      }
       pieces_.erase(next);
     } else {
       it = next;

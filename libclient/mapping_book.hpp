@@ -18,6 +18,7 @@
 #include <map>
 #include <memory>
 
+#include "libclient/frame_view.hpp"
 #include "libclient/object_view.hpp"
 
 namespace faultline::client {
@@ -39,6 +40,7 @@ enum class Content : std::uint8_t { zero, of_file, none };
 // Part of a mapping: of one object, of one access.
 struct Piece {
   std::size_t length = 0;           // bytes
+  std::size_t page = 4096;          // bytes, of the object's pages
   std::uint64_t to_object_end = 0;  // bytes, from its start to the end of the object
   std::uint64_t mapping = 0;        // which fl_map it comes from
   Content content = Content::zero;
@@ -47,6 +49,9 @@ struct Piece {
   bool writable = false;
   bool waits_by_page = false;
   std::shared_ptr<const ObjectView> object;
+  // Which of the daemon's mappings its private pages are known by; 0: of more than one.
+  std::uint64_t framed = 0;
+  std::shared_ptr<const FrameView> frames;  // of that, where it was pinned; else null
 };
 
 class MappingBook {
@@ -72,6 +77,8 @@ class MappingBook {
     const auto it = holding(address);
     return it != pieces_.end() && it->first <= address ? it : pieces_.end();
   }
+  // Whether a range, all of which is in pieces, neither begins nor ends within a page of an object.
+  [[nodiscard]] bool whole_pages(MapRange range) const;
   // The part of one piece that the range is, as a piece of its own; of length 0 where it lies in
   // none or in several.
   [[nodiscard]] Piece part(MapRange range) const;

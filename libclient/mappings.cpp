@@ -21,14 +21,6 @@ void* pointer(std::uintptr_t address) {
   return reinterpret_cast<void*>(address);
 }
 
-// Whoever learns that the change is done finds it in all that is remembered of places.
-struct Change {
-  Change() = default;
-  Change(const Change&) = delete;
-  Change& operator=(const Change&) = delete;
-  ~Change() { places_changed(); }
-};
-
 bool usable(const Piece& piece) {
   return piece.content != Content::none;
 }
@@ -40,7 +32,7 @@ std::string describe(MapRange range) {
 }  // namespace
 
 void Mappings::add(MapRange range, Piece piece, std::shared_ptr<const void> holder) {
-  const Change change;
+  const MappingsChange change;
   MappingBook::Pieces fresh{{range.start, piece}};
   const std::lock_guard lock(mutex_);
   // What plain system calls unmapped behind our back, and the kernel gave away again.
@@ -52,7 +44,7 @@ void Mappings::add(MapRange range, Piece piece, std::shared_ptr<const void> hold
 
 void Mappings::add_at(std::uintptr_t address, MapRange fresh, Piece piece,
                       std::shared_ptr<const void> holder) {
-  const Change change;
+  const MappingsChange change;
   const MapRange target{address, fresh.length};
   MappingBook::Pieces entry{{address, piece}};
   const std::lock_guard lock(mutex_);
@@ -70,7 +62,7 @@ void Mappings::add_at(std::uintptr_t address, MapRange fresh, Piece piece,
 
 void Mappings::forget(MapRange range) {
   std::shared_ptr<const void> last;  // let go after the lock
-  const Change change;
+  const MappingsChange change;
   const std::lock_guard lock(mutex_);
   if (book_.empty()) return;
   book_.cut_at(range);
@@ -79,12 +71,13 @@ void Mappings::forget(MapRange range) {
 }
 
 void Mappings::unmap(MapRange range) {
-  const Change change;
+  const MappingsChange change;
   std::shared_ptr<const void> last;  // let go after the lock
   const std::lock_guard lock(mutex_);
   if (!book_.all(range, [](const Piece&) { return true; })) {
     throw Failure(EINVAL, "unmapping a range that is not all mapped by fl_map");
   }
+  require_whole_pages_locked(range);
   book_.cut_at(range);
   // ENOMEM: no more mappings for the rest on either side. Nothing was unmapped.
   if (::munmap(pointer(range.start), range.length) != 0) {
@@ -97,6 +90,7 @@ void Mappings::unmap(MapRange range) {
 }
 
 void Mappings::protect(MapRange range, bool writable) {
+  const MappingsChange change;
   const std::lock_guard lock(mutex_);
   require_mapped_locked(range);
   if (writable && !book_.all(range, [](const Piece& piece) { return piece.may_write; })) {
@@ -134,6 +128,7 @@ void Mappings::madvise_locked(MapRange range, int advice, const char* attempted,
 }
 
 void Mappings::discard_copies(MapRange range) {
+  const MappingsChange change;
   const std::lock_guard lock(mutex_);
   require_mapped_locked(range);
   madvise_locked(range, MADV_DONTNEED, "discarding the private pages of",
@@ -156,11 +151,14 @@ void Mappings::discard_content(MapRange range) {
 void Mappings::make_cold(MapRange range) {
   const std::lock_guard lock(mutex_);
   require_mapped_locked(range);
-  madvise_locked(range, MADV_COLD, "madvise(MADV_COLD) of", [](const Piece&) { return true; });
+  // The kernel knows no cold huge pages: they are never swapped out.
+  madvise_locked(range, MADV_COLD, "madvise(MADV_COLD) of",
+                 [](const Piece& piece) { return piece.page == 4096; });
 }
 
-std::uintptr_t Mappings::remap(const RemapRequest& request) {
-  const Change change;
+std::uintptr_t Mappings::remap(const RemapRequest& request,
+                               const std::function<void(std::uintptr_t)>& moved) {
+  const MappingsChange change;
   const MapRange old = request.old;
   const MapRange target{request.to, request.length};
   MappingBook::Pieces entry{{old.start, Piece{}}};
@@ -173,6 +171,12 @@ std::uintptr_t Mappings::remap(const RemapRequest& request) {
   }
   if (request.length > piece.to_object_end) {
     throw Failure(EINVAL, "growing a mapping past the end of its object");
+  }
+  require_whole_pages_locked(old);
+  if (request.length % piece.page != 0 || request.to % piece.page != 0) {
+    throw Failure(EINVAL,
+                  "moving to a length or an address that is not a multiple of the object's "
+                  "page size, 2097152");
   }
   book_.cut_at(old);
   if (request.to != 0) book_.cut_at(target);
@@ -188,7 +192,17 @@ std::uintptr_t Mappings::remap(const RemapRequest& request) {
   }
 
   const MapRange now{reinterpret_cast<std::uintptr_t>(result), request.length};
-  if (!request.keep_old) book_.forget(old);
+  if (!request.keep_old) {
+    book_.forget(old);
+  } else {
+    // Its pages went, and with them the mapping that they are known by.
+    const std::uint64_t framed = new_mapping();
+    for (auto it = book_.pieces().lower_bound(old.start);
+         it != book_.pieces().end() && it->first < old.end(); ++it) {
+      it->second.framed = framed;
+      it->second.frames.reset();
+    }
+  }
   // What plain system calls unmapped behind our back, and the kernel gave away again.
   book_.cut_at(now);
   book_.forget(now);
@@ -200,13 +214,22 @@ std::uintptr_t Mappings::remap(const RemapRequest& request) {
   book_.put(std::move(entry));
   book_.join(old);
   book_.join(now);
+  if (now.start != old.start) moved(now.start);
   return now.start;
+}
+
+void Mappings::require_whole_pages_locked(MapRange range) const {
+  if (!book_.whole_pages(range)) {
+    throw Failure(EINVAL, "changing " + describe(range) +
+                              ", which begin or end within a page of the object (2097152 bytes)");
+  }
 }
 
 void Mappings::require_mapped_locked(MapRange range) const {
   if (!book_.all(range, usable)) {
     throw Failure(EINVAL, "changing " + describe(range) + ", which are not all mapped by fl_map");
   }
+  require_whole_pages_locked(range);
 }
 
 void Mappings::require_mapped(MapRange range) {
@@ -233,6 +256,32 @@ Place Mappings::place(std::uintptr_t address) {
   const std::uintptr_t page = address & ~std::uintptr_t{0xfff};
   return {kind, piece.object.get(),
           piece.object->size() - piece.to_object_end + (page - found->first)};
+}
+
+std::uint64_t Mappings::new_mapping() {
+  static std::atomic<std::uint64_t> made{0};
+  return made.fetch_add(1) + 1;
+}
+
+std::uint64_t Mappings::framed_without(std::uintptr_t address) {
+  const std::lock_guard lock(mutex_);
+  const auto found = book_.find(address);
+  const bool without = found != book_.pieces().end() && usable(found->second) &&
+                       !found->second.shared && found->second.frames == nullptr;
+  return without ? found->second.framed : 0;
+}
+
+void Mappings::set_frames(std::uint64_t framed, const std::shared_ptr<const FrameView>& frames) {
+  const MappingsChange change;
+  const std::lock_guard lock(mutex_);
+  for (auto& [start, piece] : book_.pieces()) {
+    if (piece.framed == framed) piece.frames = frames;
+  }
+}
+
+void Mappings::forget_frames() {
+  FrameView::forget_all();
+  for (auto& [start, piece] : book_.pieces()) piece.frames.reset();
 }
 
 bool Mappings::maps_files() const {

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <atomic>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -29,6 +30,8 @@ class ObjectView final : public Retirable {
   ObjectView& operator=(const ObjectView&) = delete;
 
   [[nodiscard]] std::uint64_t size() const { return size_; }  // bytes
+  [[nodiscard]] std::uint64_t id() const { return id_; }
+  [[nodiscard]] unsigned page_shift() const { return page_shift_; }
   // The object's word at an offset, for futex(2); null where no mapping needed it.
   [[nodiscard]] const std::byte* word(std::uint64_t offset) const {
     const std::byte* const pages = pages_.load(std::memory_order_acquire);
@@ -51,7 +54,30 @@ class ObjectView final : public Retirable {
   [[nodiscard]] bool counted() const { return counted_; }
   // Whether the page at an offset is in memory. It may be gone a moment later.
   [[nodiscard]] bool resident(std::uint64_t offset) const {
-    return states()[offset >> 12].load(std::memory_order_acquire) == wire::kStateResident;
+    return is_resident(states()[offset >> page_shift_].load(std::memory_order_acquire));
+  }
+  // Whether all of some pages are.
+  [[nodiscard]] bool all_resident(std::uint64_t first, std::uint64_t count) const {
+    const std::atomic<std::uint8_t>* const entries = states();
+    const std::uint64_t end = first + count;
+    std::uint64_t at = first;
+    for (; at < end && at % sizeof(std::uint64_t) != 0; ++at) {
+      if (!is_resident(entries[at].load(std::memory_order_acquire))) return false;
+    }
+    // Eight entries at a time: the daemon changes them one by one, and a load of the eight sees
+    // each as it was at one moment.
+    constexpr std::uint64_t kEach = 0x0101010101010101;
+    for (; at + sizeof(std::uint64_t) <= end; at += sizeof(std::uint64_t)) {
+      const auto* const eight = reinterpret_cast<const std::uint64_t*>(entries + at);
+      if ((__atomic_load_n(eight, __ATOMIC_ACQUIRE) & (kEach * wire::kStateMask)) !=
+          kEach * wire::kStateResident) {
+        return false;
+      }
+    }
+    for (; at < end; ++at) {
+      if (!is_resident(entries[at].load(std::memory_order_acquire))) return false;
+    }
+    return true;
   }
 
  private:
@@ -59,7 +85,12 @@ class ObjectView final : public Retirable {
       : board_(board),
         board_bytes_(board_bytes),
         size_(object.size),
+        id_(object.object_id),
+        page_shift_(static_cast<unsigned>(std::countr_zero(object.page_size))),
         counted_(object.counted_waits != 0) {}
+  [[nodiscard]] static bool is_resident(std::uint8_t entry) {
+    return (entry & wire::kStateMask) == wire::kStateResident;
+  }
   [[nodiscard]] const std::atomic<std::uint32_t>* counts() const {
     return reinterpret_cast<const std::atomic<std::uint32_t>*>(board_);
   }
@@ -71,6 +102,8 @@ class ObjectView final : public Retirable {
   std::size_t board_bytes_;
   mutable std::atomic<const std::byte*> pages_{nullptr};
   std::uint64_t size_;
+  std::uint64_t id_;
+  unsigned page_shift_;
   bool counted_;
 };
 

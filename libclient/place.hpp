@@ -42,6 +42,33 @@ inline void places_changed() noexcept {
   places_state.fetch_add(1, std::memory_order_seq_cst);
 }
 
+// How many changes have begun that places_state does not tell of yet. Who finds none, and the state
+// that it knew, has done so before any later change began.
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): of all books
+inline constinit std::atomic<std::uint32_t> changes_under_way{0};
+
+// A change of a book, from before its system call until all that is remembered of places is stale.
+// They nest.
+class MappingsChange {
+ public:
+  MappingsChange() { changes_under_way.fetch_add(1, std::memory_order_seq_cst); }
+  MappingsChange(const MappingsChange&) = delete;
+  MappingsChange& operator=(const MappingsChange&) = delete;
+  ~MappingsChange() {
+    places_changed();
+    changes_under_way.fetch_sub(1, std::memory_order_seq_cst);
+    changes_under_way.notify_all();
+  }
+};
+// Returns when there was a moment without a change under way. Blocks for as long as the system
+// calls of others; not within a change, nor a Reading.
+inline void wait_for_changes() {
+  for (std::uint32_t count = changes_under_way.load(); count != 0;
+       count = changes_under_way.load()) {
+    changes_under_way.wait(count);
+  }
+}
+
 // Looks into the books. Throws Failure, bad_alloc.
 [[nodiscard]] Place find_place(std::uintptr_t address);
 // The connection whose mapping holds the address; null where none's does.

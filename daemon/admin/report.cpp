@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "daemon/admin/pins.hpp"
 #include "daemon/admin/waiters.hpp"
 #include "daemon/kernel/process.hpp"
 
@@ -102,6 +103,7 @@ json describe(const memory::MemoryObject& object, bool linked, std::size_t mappi
       {"content_size", object.content_size().value()},
       {"page_size", object.page_size().bytes().value()},
       {"resident_bytes", object.resident().value()},
+      {"swapped_bytes", object.page_size().bytes(object.swapped()).value()},
       {"open_handles", object.handles()},
       {"mappings", mappings},
       {"linked", linked},
@@ -163,6 +165,7 @@ json status_report(const DaemonStatus& status, const memory::ObjectDirectory& ob
   const auto all = objects.all();
   for (const auto& object : all) resident += object->resident().value();
   const space::FaultCounters& total = overview.total;
+  const memory::SwapFile* const swap = objects.swap();
   return {
       {"version", status.version},
       {"pid", ::getpid()},
@@ -176,6 +179,8 @@ json status_report(const DaemonStatus& status, const memory::ObjectDirectory& ob
       {"kept_waits", waits.kept},
       {"objects", all.size()},
       {"object_bytes", resident},
+      {"swap_bytes", swap == nullptr ? 0 : swap->limit().value()},
+      {"swapped_bytes", swap == nullptr ? 0 : swap->used().value()},
       {"fork_events", status.fork_events},
       {"user_mode_only", status.user_mode_only},
       {"faults",
@@ -242,7 +247,8 @@ wire::Stats to_stats(const SpaceSnapshot& space) {
 
 Result<std::string> answer(const wire::AdminRequest& query, uid_t viewer,
                            const DaemonStatus& status, const memory::ObjectDirectory& objects,
-                           space::Overview overview, const wait::WaitService& waits) {
+                           space::Overview overview, const wait::WaitService& waits,
+                           const pin::PinService& pins) {
   std::vector<SpaceSnapshot>& spaces = overview.spaces;
   json out;
   if (query.query == wire::AdminQuery::status) {
@@ -281,6 +287,17 @@ Result<std::string> answer(const wire::AdminRequest& query, uid_t viewer,
     }
     if (!known) return fail(ESRCH, "looking for waits of " + no_client(query.pid));
     report.finish(out);
+  }
+  if (query.query == wire::AdminQuery::pins) {
+    const auto pid = static_cast<pid_t>(query.pid);
+    bool known = pid == 0;
+    out["pins"] = json::array();
+    for (const SpaceSnapshot& space : spaces) {
+      if (pid != 0 && space.owner.pid != pid) continue;
+      known = true;
+      if (json shown = pins_of(pins, space); !shown.is_null()) out["pins"].push_back(shown);
+    }
+    if (!known) return fail(ESRCH, "looking for pins of " + no_client(query.pid));
   }
   if (out.empty()) {
     return fail(EINVAL,

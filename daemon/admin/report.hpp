@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "daemon/memory/object_directory.hpp"
+#include "daemon/pin/pin_service.hpp"
 #include "daemon/space/space_service.hpp"
 #include "daemon/wait/wait_service.hpp"
 #include "faultline/wire/protocol.hpp"
@@ -40,7 +41,8 @@ struct DaemonStatus {
 // waiters of a process that has none here, or none that viewer may see.
 Result<std::string> answer(const wire::AdminRequest& query, uid_t viewer,
                            const DaemonStatus& status, const memory::ObjectDirectory& objects,
-                           space::Overview overview, const wait::WaitService& waits);
+                           space::Overview overview, const wait::WaitService& waits,
+                           const pin::PinService& pins);
 
 // As libfaultline shows them. Bytes are 0 where the process is gone, and where it is not one that
 // the user may look into.

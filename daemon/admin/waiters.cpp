@@ -1,17 +1,16 @@
 #include "daemon/admin/waiters.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <string>
 #include <utility>
+
+#include "daemon/admin/since.hpp"
 
 namespace faultline::admin {
 
 namespace {
 
 using nlohmann::json;
-using std::chrono::milliseconds;
-using std::chrono::nanoseconds;
 
 std::string name_in(const wire::Name& name) {
   return {name.begin(), std::find(name.begin(), name.end(), '\0')};
@@ -33,15 +32,8 @@ const char* name_of(wait::ToldBy who) {
   return "kernel";
 }
 
-// A client can say any time: one that is to come is now.
-nanoseconds waited(nanoseconds since) {
-  const nanoseconds now = std::chrono::steady_clock::now().time_since_epoch();
-  return since < nanoseconds(0) || since > now ? nanoseconds(0) : now - since;
-}
-
 json describe(const wait::ShownWait& wait, const space::SpaceSnapshot& space) {
-  const nanoseconds so_long = waited(wait.since);
-  const nanoseconds now = std::chrono::system_clock::now().time_since_epoch();
+  const Since since(wait.since);
   return {
       {"key", to_text(wait.key)},
       {"pid", space.owner.pid},
@@ -53,8 +45,8 @@ json describe(const wait::ShownWait& wait, const space::SpaceSnapshot& space) {
       {"object_name", wait.object->name()},
       {"kept", wait.told_by != wait::ToldBy::kernel},
       {"told_by", name_of(wait.told_by)},
-      {"since_ns", (now - so_long).count()},
-      {"waited_ms", std::chrono::duration_cast<milliseconds>(so_long).count()},
+      {"since_ns", since.realtime().count()},
+      {"waited_ms", since.elapsed_ms()},
   };
 }
 

@@ -1,8 +1,6 @@
 #include "daemon/channel/channel.hpp"
 
-#include <fcntl.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,25 +10,18 @@
 #include <utility>
 
 #include "daemon/kernel/client_memory.hpp"
+#include "daemon/kernel/shared_memory.hpp"
 
 namespace faultline::channel {
 
 Result<std::unique_ptr<Channel>> Channel::create(kernel::ForeignFd records) {
   auto client_memory = kernel::map_client_memory(records, ByteCount{wire::kRecordsBytes});
   if (!client_memory) return propagate(client_memory);
-  UniqueFd rings_fd{::memfd_create("faultline:channel", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
-  if (!rings_fd) return fail_errno("memfd_create for a channel");
-  const ByteCount bytes = kBasePage.round_up(ByteCount{sizeof(wire::Rings)});
-  if (::ftruncate(rings_fd.get(), static_cast<off_t>(bytes.value())) != 0 ||
-      ::fcntl(rings_fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
-    return fail_errno("making the memory of a channel");
-  }
-  auto rings =
-      kernel::MappedMemory::create(bytes, PROT_READ | PROT_WRITE, MAP_SHARED, rings_fd.get());
+  auto rings = kernel::SharedMemory::create("faultline:channel", ByteCount{sizeof(wire::Rings)});
   if (!rings) return propagate(rings);
   UniqueFd doorbell{::eventfd(0, EFD_CLOEXEC)};
   if (!doorbell) return fail_errno("eventfd for a channel");
-  std::unique_ptr<Channel> made{new Channel(std::move(rings_fd), std::move(*rings),
+  std::unique_ptr<Channel> made{new Channel(std::move(rings->fd), std::move(rings->memory),
                                             std::move(records), std::move(*client_memory),
                                             std::move(doorbell))};
   made->rings().indexes.daemon_sleeps.store(1, std::memory_order_relaxed);  // nobody has it yet

@@ -17,6 +17,7 @@
 #include <optional>
 #include <utility>
 
+#include "daemon/kernel/huge_pages.hpp"
 #include "daemon/kernel/mapped_memory.hpp"
 #include "daemon/kernel/memfd.hpp"
 #include "daemon/kernel/process.hpp"
@@ -300,6 +301,19 @@ Finding check_map_count() {
           "`sysctl vm.max_map_count=65530` or more"};
 }
 
+// None are needed until somebody asks for an object of such pages, so nothing is missing here.
+Finding check_huge_pages() {
+  const std::string feature = "pages of 2 MiB";
+  const auto pool = huge_page_pool();
+  if (!pool) {
+    return {feature, Verdict::degraded, "the kernel has none: objects have pages of 4 KiB alone",
+            "boot a kernel built with CONFIG_HUGETLBFS"};
+  }
+  const std::string detail = describe_huge_pages();
+  if (pool->left() > PageCount{0}) return {feature, Verdict::ok, detail, ""};
+  return {feature, Verdict::ok, detail + ": no objects of such pages can be made", kHowToReserve};
+}
+
 Result<Userfaultfd> adopt_fresh() {
   auto obtained = obtain_userfaultfd();
   if (!obtained) return propagate(obtained);
@@ -340,6 +354,7 @@ std::vector<Finding> check_features() {
   findings.push_back(check_procmap_query());
   findings.push_back(check_descriptors());
   findings.push_back(check_map_count());
+  findings.push_back(check_huge_pages());
   return findings;
 }
 

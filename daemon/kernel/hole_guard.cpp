@@ -11,6 +11,7 @@
 
 #include "daemon/kernel/own_memory.hpp"
 #include "daemon/kernel/uapi.hpp"
+#include "daemon/kernel/zeroes.hpp"
 
 namespace faultline::kernel {
 
@@ -48,8 +49,8 @@ Status HoleGuard::guard(const MappedMemory& memory) const {
 }
 
 Status HoleGuard::put(const MappedMemory& memory, ByteCount offset,
-                      std::span<const std::byte> pages) const {
-  constexpr std::size_t kPage = kBasePage.bytes().value();
+                      std::span<const std::byte> pages, PageSize page_size) const {
+  const std::size_t one = page_size.bytes().value();
   std::byte* const to = memory.data() + offset.value();
   std::size_t done = 0;
   while (done < pages.size()) {
@@ -64,8 +65,8 @@ Status HoleGuard::put(const MappedMemory& memory, ByteCount offset,
     }
     int error = errno;
     if (error == EEXIST) {
-      error = write_over(to + done, pages.subspan(done, kPage));
-      if (error == 0) done += kPage;
+      error = write_over(to + done, pages.subspan(done, one));
+      if (error == 0) done += one;
     }
     // EFAULT: what was there has gone since, so that there is a hole to fill.
     if (error != 0 && error != EFAULT) {
@@ -74,6 +75,49 @@ Status HoleGuard::put(const MappedMemory& memory, ByteCount offset,
     }
   }
   return {};
+}
+
+Status HoleGuard::put_zeroes(const MappedMemory& memory, ByteCount offset, ByteCount length,
+                             PageSize page_size) const {
+  std::uint64_t done = 0;
+  while (done < length.value()) {
+    const auto to = reinterpret_cast<std::uintptr_t>(memory.data() + offset.value() + done);
+    const std::int64_t put =
+        page_size == kHugePage ? copy_zeroes(to) : zero_pages(to, length.value() - done);
+    if (put > 0) {
+      done += static_cast<std::uint64_t>(put);
+    } else if (errno == EEXIST) {
+      done += page_size.bytes().value();
+    } else if (errno != EAGAIN) {
+      return fail_errno("putting " + std::to_string(length.value() - done) + " zero bytes at " +
+                        std::to_string(offset.value() + done));
+    }
+  }
+  return {};
+}
+
+std::int64_t HoleGuard::zero_pages(std::uintptr_t to, std::uint64_t length) const {
+  uffdio_zeropage request{};
+  request.range = {to, length};
+  (void)::ioctl(fd_.get(), UFFDIO_ZEROPAGE, &request);
+  return request.zeropage;
+}
+
+std::int64_t HoleGuard::copy_zeroes(std::uintptr_t to) const {
+  uffdio_copy request{};
+  request.dst = to;
+  request.src = reinterpret_cast<std::uintptr_t>(zeroes().data());
+  request.len = kHugePage.bytes().value();
+  (void)::ioctl(fd_.get(), UFFDIO_COPY, &request);
+  return request.copy;
+}
+
+Result<bool> HoleGuard::holds(const MappedMemory& memory, ByteCount offset) {
+  std::byte first{};
+  Status read = read_own_memory(memory.data() + offset.value(), std::span(&first, 1));
+  if (read) return true;
+  if (read.error().code() == EFAULT) return false;
+  return propagate(read);
 }
 
 // Not by a store, which would be the daemon's end where the page is gone by now.

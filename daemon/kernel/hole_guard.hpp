@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 
 #include "daemon/kernel/error.hpp"
@@ -32,11 +33,20 @@ class HoleGuard {
   // else allocated meanwhile are written over. Blocks for no lock of the memfd's. Errors: ENOMEM;
   // of process_vm_writev(2), EPERM and ENOSYS where it is not allowed.
   [[nodiscard]] Status put(const MappedMemory& memory, ByteCount offset,
-                           std::span<const std::byte> pages) const;
+                           std::span<const std::byte> pages, PageSize page_size) const;
+  // Allocates zeroed pages where there are holes, and leaves what is there. Errors: ENOMEM.
+  [[nodiscard]] Status put_zeroes(const MappedMemory& memory, ByteCount offset, ByteCount length,
+                                  PageSize page_size) const;
+  // Whether there is a page, in memory or swapped out. Errors: of process_vm_readv(2).
+  [[nodiscard]] static Result<bool> holds(const MappedMemory& memory, ByteCount offset);
 
  private:
   explicit HoleGuard(UniqueFd fd) : fd_(std::move(fd)) {}
   static Result<HoleGuard> create();
+  // Each returns how many bytes came to be there, or a negative number with errno. There is no
+  // UFFDIO_ZEROPAGE of huge pages: one is copied.
+  [[nodiscard]] std::int64_t zero_pages(std::uintptr_t to, std::uint64_t length) const;
+  [[nodiscard]] std::int64_t copy_zeroes(std::uintptr_t to) const;
   // Returns an errno, or 0.
   [[nodiscard]] static int write_over(std::byte* to, std::span<const std::byte> page);
 

@@ -20,8 +20,10 @@ off_t as_offset(ByteCount n) {
 
 }  // namespace
 
-Result<Memfd> Memfd::create(const std::string& name, ByteCount size) {
-  UniqueFd writable{::memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING | kMfdNoexecSeal)};
+Result<Memfd> Memfd::create(const std::string& name, ByteCount size, PageSize page_size) {
+  const unsigned pages = page_size == kHugePage ? MFD_HUGETLB | uapi::kMfdHuge2Mb : 0;
+  UniqueFd writable{
+      ::memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING | kMfdNoexecSeal | pages)};
   if (!writable) return fail_errno("memfd_create(" + name + ")");
   if (::ftruncate(writable.get(), as_offset(size)) != 0) {
     return fail_errno("sizing memfd " + name + " to " + std::to_string(size.value()) + " bytes");
@@ -46,6 +48,17 @@ Result<bool> Memfd::holds(ByteCount offset, ByteCount length) const {
                       std::to_string(offset.value()) + " of an object's memfd");
   }
   return stat.nr_cache + stat.nr_evicted > 0;  // of a memfd, evicted is what is in swap
+}
+
+Status Memfd::punch(ByteCount offset, ByteCount length) const {
+  int result = 0;
+  do {
+    result = ::fallocate(writable_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                         as_offset(offset), as_offset(length));
+  } while (result != 0 && errno == EINTR);
+  if (result == 0) return {};
+  return fail_errno("taking " + std::to_string(length.value()) + " bytes at " +
+                    std::to_string(offset.value()) + " out of an object's memfd");
 }
 
 ByteCount Memfd::allocated() const {

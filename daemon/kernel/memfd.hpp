@@ -7,6 +7,9 @@
 // that a holder of the read-only descriptor cannot open /proc/self/fd/N for writing (unless it owns
 // the file or has CAP_DAC_OVERRIDE: clients of the daemon's own uid are not kept from one another's
 // memory by this).
+//
+// One of huge pages is on hugetlbfs. Whoever maps it has to reserve its pages: it has none of its
+// own, and takes them from the pool of the machine (huge_pages.hpp).
 #pragma once
 
 #include <cstdint>
@@ -20,8 +23,10 @@ namespace faultline::kernel {
 
 class Memfd {
  public:
-  // name shows in /proc/PID/maps as "memfd:NAME".
-  static Result<Memfd> create(const std::string& name, ByteCount size);
+  // name shows in /proc/PID/maps as "memfd:NAME". size: whole pages. Errors: of huge pages, ENODEV
+  // where the kernel has none of that size.
+  static Result<Memfd> create(const std::string& name, ByteCount size,
+                              PageSize page_size = kBasePage);
 
   [[nodiscard]] int writable_fd() const { return writable_.get(); }
   [[nodiscard]] int read_only_fd() const { return read_only_.get(); }
@@ -29,8 +34,12 @@ class Memfd {
   // By which /proc/PID/maps tells whose memory a mapping is. Of its own among all memfds that live.
   [[nodiscard]] std::uint64_t inode() const { return inode_; }
 
-  // Whether there is any page in the range, in memory or swapped out.
+  // Whether there is any page in the range, in memory or swapped out. Errors: EOPNOTSUPP of huge
+  // pages, of which the kernel does not tell.
   [[nodiscard]] Result<bool> holds(ByteCount offset, ByteCount length) const;
+  // Takes whole pages out, of the memfd and of every mapping of it. Blocks for the lock of the
+  // memfd's inode, which whoever may write to it can hold for any time.
+  [[nodiscard]] Status punch(ByteCount offset, ByteCount length) const;
   // Bytes of memory in use.
   [[nodiscard]] ByteCount allocated() const;
 

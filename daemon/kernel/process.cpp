@@ -1,6 +1,7 @@
 #include "daemon/kernel/process.hpp"
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -9,7 +10,9 @@
 
 #include <array>
 #include <fstream>
+#include <limits>
 #include <sstream>
+#include <string_view>
 
 #include "daemon/kernel/descriptor.hpp"
 #include "daemon/kernel/uapi.hpp"
@@ -58,6 +61,26 @@ std::string process_name(pid_t pid) {
   std::string name;
   std::getline(comm, name);
   return name;
+}
+
+std::optional<ByteCount> lockable_memory(pid_t pid) {
+  __user_cap_header_struct of{_LINUX_CAPABILITY_VERSION_3, pid};
+  std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> capabilities{};
+  if (::syscall(SYS_capget, &of, capabilities.data()) != 0) return std::nullopt;
+  if ((capabilities[0].effective & (1U << CAP_IPC_LOCK)) != 0) {
+    return ByteCount{std::numeric_limits<std::uint64_t>::max()};
+  }
+  // prlimit(2) would need CAP_SYS_RESOURCE to look at other users' processes; this file anyone may
+  // read.
+  std::ifstream limits("/proc/" + std::to_string(pid) + "/limits");
+  constexpr std::string_view kName = "Max locked memory";
+  for (std::string line; std::getline(limits, line);) {
+    if (!line.starts_with(kName)) continue;
+    std::istringstream soft(line.substr(kName.size()));
+    std::uint64_t bytes = 0;
+    return ByteCount{soft >> bytes ? bytes : std::numeric_limits<std::uint64_t>::max()};
+  }
+  return std::nullopt;
 }
 
 Result<PageMap> PageMap::open(pid_t pid, uid_t user) {

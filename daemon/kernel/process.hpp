@@ -32,6 +32,10 @@ std::optional<pid_t> process_of_thread(pid_t tid);
 // The short name of a process as ps(1) shows it; empty where it is gone.
 std::string process_name(pid_t pid);
 
+// How much a process may lock in memory, as mlock(2) counts: RLIMIT_MEMLOCK, or no limit where it
+// has CAP_IPC_LOCK. Nothing where that is not to be found out: it is gone, or not ours to look at.
+std::optional<ByteCount> lockable_memory(pid_t pid);
+
 struct ResidentPages {
   PageCount shared;    // pages of a file or memfd
   PageCount private_;  // anonymous pages in memory

@@ -24,6 +24,8 @@ class PublishedMemory {
   [[nodiscard]] std::span<std::byte> bytes() const { return memory_.bytes(); }
   // To be sent; it stays this object's.
   [[nodiscard]] int fd() const { return fd_.get(); }
+  // To be sent once: nobody else gets it from then on.
+  [[nodiscard]] UniqueFd take_fd() { return std::move(fd_); }
 
  private:
   PublishedMemory(MappedMemory memory, UniqueFd fd)

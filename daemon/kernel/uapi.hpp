@@ -89,6 +89,9 @@ inline constexpr std::uint64_t kVmaShared = std::uint64_t{1} << 3;
 inline constexpr int kOpFutexWait = 51;
 inline constexpr int kFutex2Size32 = 2;
 
+// linux/memfd.h: not in every libc's headers
+inline constexpr unsigned kMfdHuge2Mb = 21U << 26;
+
 // sys/socket.h, Linux 6.5
 inline constexpr int kSoPeerPidfd = 77;
 

@@ -99,6 +99,7 @@ class PageSize {
 };
 
 inline constexpr PageSize kBasePage{12};
+inline constexpr PageSize kHugePage{21};
 
 using ObjectId = detail::Number<struct ObjectIdTag>;
 using SpaceId = detail::Number<struct SpaceIdTag>;

@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <spdlog/spdlog.h>
+#include <algorithm>
 
 #include <cstdlib>
 #include <utility>
@@ -40,13 +41,14 @@ void FilePager::read(kernel::RingOperation& op, int fd, std::span<std::byte> int
   ring_->read(op, fd, into, static_cast<std::int64_t>(offset.value()), begin);
 }
 
-Result<kernel::MappedMemory> FilePager::take_buffer() {
-  if (buffers_.empty()) {
-    return kernel::MappedMemory::create(kBuffer, PROT_READ | PROT_WRITE,
-                                        MAP_PRIVATE | MAP_ANONYMOUS);
+Result<kernel::MappedMemory> FilePager::take_buffer(ByteCount size) {
+  const auto kept = std::ranges::find_if(
+      buffers_, [&](const auto& buffer) { return buffer.bytes().size() == size.value(); });
+  if (kept == buffers_.end()) {
+    return kernel::MappedMemory::create(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
   }
-  kernel::MappedMemory buffer = std::move(buffers_.back());
-  buffers_.pop_back();
+  kernel::MappedMemory buffer = std::move(*kept);
+  buffers_.erase(kept);
   return buffer;
 }
 

@@ -7,6 +7,7 @@
 
 #include <sys/types.h>
 
+#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <future>
@@ -40,8 +41,12 @@ class FilePager {
   // The rest on the pager's thread, on which the operation completes.
   void read(kernel::RingOperation& op, int fd, std::span<std::byte> into, ByteCount offset,
             kernel::Ring::Begin begin);
-  // Of kBuffer bytes, with anything in it. Errors: ENOMEM.
-  [[nodiscard]] Result<kernel::MappedMemory> take_buffer();
+  // What is read at once of an object: kBuffer, and at least one page.
+  static constexpr ByteCount buffer_for(PageSize page_size) {
+    return std::max(kBuffer, page_size.bytes());
+  }
+  // Of so many bytes, with anything in it. Errors: ENOMEM.
+  [[nodiscard]] Result<kernel::MappedMemory> take_buffer(ByteCount size);
   void give_back(kernel::MappedMemory buffer);
 
   void begin_stop();

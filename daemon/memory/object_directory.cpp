@@ -2,11 +2,18 @@
 
 #include <unistd.h>
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
+#include <future>
 
 #include "daemon/kernel/hole_guard.hpp"
 
 namespace faultline::memory {
+
+namespace {
+constexpr PageCount kBringBackWindow{512};
+}  // namespace
 
 bool allows(const MemoryObject& object, Access access, Credentials who) {
   if (who.uid == 0) return true;
@@ -62,12 +69,13 @@ Result<std::shared_ptr<MemoryObject>> ObjectDirectory::create(ObjectSpec spec) {
   }
   const ObjectId id{next_id_};
   FilePager* pager = nullptr;
-  if (spec.file) {
+  const auto swap = spec.page_size == kBasePage ? swap_ : nullptr;
+  if (spec.file || swap) {
     auto of_owner = pagers_.of(spec.uid);
     if (!of_owner) return propagate(of_owner);
     pager = *of_owner;
   }
-  auto object = MemoryObject::create(id, std::move(spec), pager);
+  auto object = MemoryObject::create(id, std::move(spec), pager, swap);
   if (!object) return object;
   ++next_id_;
   all_.emplace(id, *object);
@@ -102,6 +110,26 @@ Result<std::shared_ptr<MemoryObject>> ObjectDirectory::unlink(const std::string&
   if (who.uid != 0 && who.uid != (*object)->uid()) return fail(EACCES, "unlinking object " + name);
   named_.erase(name);
   return object;
+}
+
+void ObjectDirectory::bring_all_back(std::chrono::steady_clock::time_point deadline) {
+  std::size_t left = 0;
+  for (const auto& object : all()) {
+    std::optional<PageIndex> page = object->next_swapped(PageIndex{});
+    while (page && std::chrono::steady_clock::now() < deadline) {
+      const auto came = std::make_shared<std::promise<void>>();
+      const PageCount window =
+          std::min(kBringBackWindow, PageIndex{} + object->page_count() - *page);
+      if (object->populate(*page, window, [came](Supply) { came->set_value(); }) == PageCount{0} &&
+          came->get_future().wait_until(deadline) != std::future_status::ready) {
+        break;
+      }
+      // One that cannot be had is passed over.
+      page = object->next_swapped(*page + PageCount{1});
+    }
+    left += object->swapped().value();
+  }
+  if (left > 0) spdlog::error("{} pages are in the swap file alone, and are lost with it", left);
 }
 
 bool ObjectDirectory::stop(std::chrono::steady_clock::time_point deadline) {

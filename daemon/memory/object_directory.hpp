@@ -46,6 +46,10 @@ class ObjectDirectory {
   // Gets ready for the objects of the daemon's own user, which most are. Errors: as
   // io_uring_setup(2).
   Status start();
+  // Call before there are objects: where their pages go that leave memory.
+  void set_swap(std::shared_ptr<SwapFile> swap) { swap_ = std::move(swap); }
+  // Null where there is none.
+  [[nodiscard]] const SwapFile* swap() const { return swap_.get(); }
   // Errors: EINVAL, EEXIST, EFBIG, EUSERS, and what memfd_create(2), mmap(2) and io_uring_setup(2)
   // say.
   Result<std::shared_ptr<MemoryObject>> create(ObjectSpec spec);
@@ -56,6 +60,10 @@ class ObjectDirectory {
   // Errors: EINVAL, ENOENT, EACCES.
   [[nodiscard]] Result<std::shared_ptr<MemoryObject>> unlink(const std::string& name,
                                                              Credentials who);
+
+  // Brings back into memory what is in the swap file, as far as that can be done until then.
+  // Blocks.
+  void bring_all_back(std::chrono::steady_clock::time_point deadline);
 
   // Waits for the files that are being read, when nobody wants pages any more; false where one did
   // not answer until then: this object must then not be destroyed.
@@ -76,6 +84,7 @@ class ObjectDirectory {
   mutable std::mutex mutex_;
   std::uint64_t next_id_ = 1;
   FilePagers pagers_;
+  std::shared_ptr<SwapFile> swap_;
   std::map<std::string, std::shared_ptr<MemoryObject>> named_;
   std::map<ObjectId, std::weak_ptr<MemoryObject>> all_;
 };

@@ -4,7 +4,23 @@
 
 namespace faultline::memory {
 
-static_assert(sizeof(std::atomic<PageState>) == 1 && std::atomic<PageState>::is_always_lock_free);
+static_assert(sizeof(std::atomic<std::uint8_t>) == 1 &&
+              std::atomic<std::uint8_t>::is_always_lock_free);
+
+namespace {
+
+constexpr std::uint8_t kMarks = wire::kPageDirty | wire::kPageReferenced;
+
+bool in_memory(PageState state) {
+  return state == PageState::resident || state == PageState::evicting;
+}
+
+// A page that is being filled is in memory before it is said to be, and may be mapped by then.
+bool marked(PageState state) {
+  return in_memory(state) || state == PageState::filling;
+}
+
+}  // namespace
 
 Result<PageTable> PageTable::create(PageCount pages) {
   auto board = kernel::PublishedMemory::create("faultline:board",
@@ -15,11 +31,11 @@ Result<PageTable> PageTable::create(PageCount pages) {
   return PageTable{std::move(*board), pages};
 }
 
-std::atomic<PageState>& PageTable::entry(PageIndex page) const {
+std::atomic<std::uint8_t>& PageTable::entry(PageIndex page) const {
   assert(page.value() < size_.value());
   // Zeroed memory is a valid array of "absent": the atomic is lock-free and has no other state.
-  return reinterpret_cast<std::atomic<PageState>*>(board_.data() +
-                                                   wire::kBoardStates)[page.value()];
+  return reinterpret_cast<std::atomic<std::uint8_t>*>(board_.data() +
+                                                      wire::kBoardStates)[page.value()];
 }
 
 void PageTable::count_waiters(std::size_t bucket, int change) {
@@ -36,13 +52,75 @@ void PageTable::count_for_good(std::size_t bucket) {
 }
 
 bool PageTable::change(PageIndex page, PageState from, PageState to) {
-  return entry(page).compare_exchange_strong(from, to, std::memory_order_acq_rel,
-                                             std::memory_order_acquire);
+  std::atomic<std::uint8_t>& there = entry(page);
+  std::uint8_t seen = there.load(std::memory_order_acquire);
+  const auto next = [&] {
+    const std::uint8_t marks = in_memory(to) ? seen & kMarks : 0;
+    return static_cast<std::uint8_t>(static_cast<std::uint8_t>(to) | marks);
+  };
+  while (state_of(seen) == from) {
+    if (there.compare_exchange_weak(seen, next(), std::memory_order_seq_cst,
+                                    std::memory_order_acquire)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+bool PageTable::claim(PageIndex page) {
+  for (;;) {
+    const PageState now = state(page);
+    if (!out(now)) return false;
+    if (change(page, now, PageState::filling)) return true;
+  }
+}
+
+bool PageTable::begin_eviction(PageIndex page) {
+  return change(page, PageState::resident, PageState::evicting);
+}
+
+void PageTable::keep(PageIndex page) {
+  [[maybe_unused]] const bool kept = change(page, PageState::evicting, PageState::resident);
+  assert(kept);
+}
+
+void PageTable::finish_eviction(PageIndex page) {
+  [[maybe_unused]] const bool gone = change(page, PageState::evicting, PageState::lost);
+  assert(gone);
+}
+
+void PageTable::set_marks(PageIndex first, PageCount count, std::uint8_t marks) {
+  assert((marks & ~kMarks) == 0);
+  for (std::uint64_t i = 0; i < count.value(); ++i) {
+    std::atomic<std::uint8_t>& there = entry(first + PageCount{i});
+    std::uint8_t seen = there.load(std::memory_order_relaxed);
+    // Mostly they are there, and a store would take the cache line from those who read it.
+    while (marked(state_of(seen)) && (seen & marks) != marks) {
+      if (there.compare_exchange_weak(seen, seen | marks, std::memory_order_acq_rel,
+                                      std::memory_order_relaxed)) {
+        break;
+      }
+    }
+  }
+}
+
+std::uint8_t PageTable::take_marks(PageIndex page, std::uint8_t marks) {
+  assert((marks & ~kMarks) == 0);
+  const auto kept = static_cast<std::uint8_t>(~marks);
+  return entry(page).fetch_and(kept, std::memory_order_acq_rel) & marks;
+}
+
+void PageTable::finish_fill(PageIndex first, PageCount count) {
+  for (std::uint64_t i = 0; i < count.value(); ++i) {
+    [[maybe_unused]] const bool filled =
+        change(first + PageCount{i}, PageState::filling, PageState::resident);
+    assert(filled);
+  }
 }
 
 void PageTable::mark(PageIndex first, PageCount count, PageState state) {
   for (std::uint64_t i = 0; i < count.value(); ++i) {
-    entry(first + PageCount{i}).store(state, std::memory_order_release);
+    entry(first + PageCount{i}).store(static_cast<std::uint8_t>(state), std::memory_order_release);
   }
 }
 

@@ -1,6 +1,7 @@
 // Reads the bodies of requests, and checks what several of them have. Must never trust a field.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -9,6 +10,7 @@
 #include "daemon/kernel/error.hpp"
 #include "daemon/kernel/units.hpp"
 #include "faultline/wire/packet.hpp"
+#include "faultline/wire/protocol.hpp"
 
 namespace faultline::server {
 
@@ -24,6 +26,15 @@ std::optional<Body> body_of(const Packet& packet) {
   Body body{};
   if (!wire::read_body<wire::RequestHeader>(packet.bytes, body)) return std::nullopt;
   return body;
+}
+
+// Nothing unless the name is zero-terminated, and zero to its end.
+inline std::optional<std::string> text_of(const wire::Name& name) {
+  const auto* const end = std::find(name.begin(), name.end(), '\0');
+  if (end == name.end() || std::any_of(end, name.end(), [](char c) { return c != '\0'; })) {
+    return std::nullopt;
+  }
+  return std::string(name.begin(), end);
 }
 
 inline Error malformed(const char* request) {

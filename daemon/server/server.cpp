@@ -28,6 +28,9 @@ constexpr std::size_t kRefusalsOfUser = 4;
 constexpr std::chrono::milliseconds kAcceptPause{100};
 // Longer than the workers allow clients for a fork or an unmap.
 constexpr std::chrono::seconds kStopWithin{8};
+// Of that, for evictions under way and for pages that are read back from the swap file.
+constexpr std::chrono::milliseconds kEvictionsWithin{1500};
+constexpr std::chrono::milliseconds kBringBackWithin{2000};
 // Workers that do not say anything until then are left out of a report.
 
 Result<sockaddr_un> socket_address(const std::filesystem::path& path) {
@@ -95,6 +98,16 @@ bool ignored(int signal) {
   return ::sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
 }
 
+pin::PinLimits pin_limits(const Settings& settings) {
+  pin::PinLimits limits;
+  if (settings.max_pinned_per_process) {
+    limits.per_process = ByteCount{*settings.max_pinned_per_process};
+  }
+  limits.per_user = ByteCount{settings.max_pinned_per_user};
+  limits.total = ByteCount{settings.max_pinned};
+  return limits;
+}
+
 std::string counted(std::size_t count, const std::string& what) {
   return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
 }
@@ -134,11 +147,19 @@ Result<std::unique_ptr<Server>> Server::create(const Settings& settings,
   if (!event_signal) return propagate(event_signal);
   server->event_signal_ = std::move(*event_signal);
   server->waits_ = std::make_unique<wait::WaitService>(server->event_signal_);
+  server->pins_ = std::make_unique<pin::PinService>(server->objects_, pin_limits(settings));
   auto spaces = space::SpaceService::create(
       {.workers_per_user = settings.workers, .spaces_per_user = settings.max_spaces_per_user},
-      [waits = server->waits_.get()](uid_t uid) { return waits->observer_of(uid); });
+      [waits = server->waits_.get(),
+       pins = server->pins_.get()](uid_t uid) -> Result<space::SpaceObserver*> {
+        auto observer = waits->observer_of(uid);
+        if (!observer) return propagate(observer);
+        return &pins->observe(uid, **observer);
+      });
   if (!spaces) return propagate(spaces);
   server->spaces_ = std::move(*spaces);
+  server->evictor_ = std::make_unique<space::Evictor>(*server->spaces_, server->pins_.get());
+  if (auto opened = server->open_swap(); !opened) return propagate(opened);
   // Before there is a socket to leave behind, and before anybody is told that we are ready; run()
   // finds what came meanwhile.
   for (const int signal : {SIGTERM, SIGINT, SIGQUIT}) server->signals_.add(signal);
@@ -146,6 +167,14 @@ Result<std::unique_ptr<Server>> Server::create(const Settings& settings,
   if (auto started = server->objects_.start(); !started) return propagate(started);
   if (auto listening = server->listen(); !listening) return propagate(listening);
   return server;
+}
+
+Status Server::open_swap() {
+  if (settings_.swap_file.empty()) return {};
+  auto swap = memory::SwapFile::open(settings_.swap_file, ByteCount{settings_.swap_bytes});
+  if (!swap) return propagate(swap);
+  objects_.set_swap(std::move(*swap));
+  return {};
 }
 
 Status Server::listen() {
@@ -196,15 +225,21 @@ void Server::stop() {
   socket_file_.remove();
   hang_up(kernel::ForeignFd{listener_.release()});
   accept_pause_.cancel();
+  pin_clock_.cancel();
   for (const Sessions& sessions : {served_, refused_}) {  // copies: closing takes them out
     for (const auto& session : sessions.open) session->close();
   }
   const std::size_t spaces = spaces_->space_count();
   const auto deadline = std::chrono::steady_clock::now() + kStopWithin;
+  // What is in the swap file is lost with us: as much as can be had in time is brought back.
+  const bool evictions_ended = evictor_->stop(std::chrono::steady_clock::now() + kEvictionsWithin);
+  objects_.bring_all_back(std::chrono::steady_clock::now() + kBringBackWithin);
+  // Requests that are under way use the spaces, which must not go before them.
+  const bool waits_settled = waits_->settle(deadline);
   const bool workers_ended = spaces_->stop(deadline);
   const bool pagers_ended = objects_.stop(deadline);
   const bool helpers_ended = helpers_.stop(deadline);
-  all_ended_ = workers_ended && pagers_ended && helpers_ended;
+  all_ended_ = waits_settled && evictions_ended && workers_ended && pagers_ended && helpers_ended;
   control_.stop();
   if (spaces == 0) {
     spdlog::info("stopped");
@@ -288,8 +323,22 @@ void Server::Sessions::remove(const std::shared_ptr<Session>& session) {
   open.erase(session);
 }
 
+void Server::start_pin_clock() {
+  if (std::exchange(pin_clock_runs_, true)) return;
+  run_pin_clock();
+}
+
+void Server::run_pin_clock() {
+  pin_clock_.expires_after(std::chrono::milliseconds(wire::kPinClockMs));
+  pin_clock_.async_wait([this](const boost::system::error_code& error) {
+    pin_clock_runs_ = !error && pins_->tick();
+    if (pin_clock_runs_) run_pin_clock();
+  });
+}
+
 std::uint32_t Server::server_flags() const {
   std::uint32_t flags = 0;
+  if (objects_.swap() != nullptr) flags |= wire::kServerSwaps;
   if (!userfaultfd_device_) flags |= wire::kServerUserModeOnly;
   if (!support_.fork_events) flags |= wire::kServerNoForkEvents;
   return flags;
@@ -307,10 +356,10 @@ void Server::report(const wire::AdminRequest& query, uid_t viewer,
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - started_);
   status.user_mode_only = !userfaultfd_device_;
   status.fork_events = support_.fork_events;
-  asio::post(helpers_.reports(),
-             [this, query, viewer, status = std::move(status), done = std::move(done)] {
-               done(admin::answer(query, viewer, status, objects_, spaces_->overview(), *waits_));
-             });
+  asio::post(helpers_.reports(), [this, query, viewer, status = std::move(status),
+                                  done = std::move(done)] {
+    done(admin::answer(query, viewer, status, objects_, spaces_->overview(), *waits_, *pins_));
+  });
 }
 
 }  // namespace faultline::server

@@ -71,18 +71,23 @@ class Server final : private SessionHost {
 
   Server(Settings settings, const kernel::KernelSupport& support);
   Status listen();
+  void run_pin_clock();
   void accept_when_ready();
   void accept_all();
   // Why this user gets no session now; empty where it does.
   [[nodiscard]] std::string why_not(uid_t uid) const;
   void admit(kernel::ForeignFd socket);
   void stop();
+  Status open_swap();
 
   boost::asio::io_context& control() override { return control_; }
   boost::asio::thread_pool& helpers_of(uid_t uid) override { return helpers_.of(uid); }
   memory::ObjectDirectory& objects() override { return objects_; }
   space::SpaceService& spaces() override { return *spaces_; }
+  space::Evictor& evictor() override { return *evictor_; }
   wait::WaitService& waits() override { return *waits_; }
+  pin::PinService& pins() override { return *pins_; }
+  void start_pin_clock() override;
   int userfaultfd_device() const override { return userfaultfd_device_.get(); }
   std::uint32_t server_flags() const override;
   std::shared_ptr<kernel::EventSignal> event_signal() override { return event_signal_; }
@@ -105,7 +110,11 @@ class Server final : private SessionHost {
   kernel::LogBudget accept_log_{1};
   memory::ObjectDirectory objects_;
   std::unique_ptr<wait::WaitService> waits_;  // observes the spaces
+  std::unique_ptr<pin::PinService> pins_;     // the same
+  boost::asio::steady_timer pin_clock_{control_};
+  bool pin_clock_runs_ = false;
   std::unique_ptr<space::SpaceService> spaces_;
+  std::unique_ptr<space::Evictor> evictor_;
   // Those that are refused take no place of the others.
   Sessions served_;
   Sessions refused_;

@@ -9,6 +9,7 @@
 #include <boost/asio/post.hpp>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -32,13 +33,13 @@ using memory::ObjectSpec;
 
 // Packets of events that a session sends before the others have their turn.
 constexpr unsigned kPacketsATurn = 16;
-// Nothing unless the name is zero-terminated, and zero to its end.
-std::optional<std::string> text_of(const wire::Name& name) {
-  const auto* const end = std::find(name.begin(), name.end(), '\0');
-  if (end == name.end() || std::any_of(end, name.end(), [](char c) { return c != '\0'; })) {
-    return std::nullopt;
+// bytes: 0 for the default. Nothing where objects have no such pages.
+std::optional<PageSize> page_size_from(std::uint32_t bytes) {
+  if (bytes == 0) return kBasePage;
+  for (const PageSize page_size : {kBasePage, kHugePage}) {
+    if (page_size.bytes().value() == bytes) return page_size;
   }
-  return std::string(name.begin(), end);
+  return std::nullopt;
 }
 
 // Checks the client's file and takes the part of it that was asked for. May block on its file
@@ -154,6 +155,7 @@ void Session::close() {
   deadline_.cancel();
   jobs_.cancel_all();
   if (channel_) host_.waits().close(channel_);
+  if (ledger_open_) host_.pins().close(space_->id);
   watching_.reset();
   if (space_) host_.spaces().session_closed(*space_);
   host_.closed(*this);
@@ -254,10 +256,20 @@ void Session::handle(Packet packet) {
       return on_remove_target(packet);
     case wire::Op::guard_pages:
       return on_guard_pages();
+    case wire::Op::open_ledger:
+      return on_open_ledger(packet);
+    case wire::Op::grant_pins:
+      return on_grant_pins(packet);
+    case wire::Op::open_frames:
+      return on_open_frames(packet);
     case wire::Op::watch:
       return on_watch(packet);
     case wire::Op::wake:
       return on_wake(packet);
+    case wire::Op::evict:
+      return on_evict(packet);
+    case wire::Op::discard:
+      return on_discard(packet);
   }
   send(bad({EOPNOTSUPP,
             "asking for unknown operation " + std::to_string(static_cast<unsigned>(request_.op))}));
@@ -419,9 +431,10 @@ void Session::on_object_create(Packet& packet) {
     return send(bad({EINVAL, "creating an object with unknown flags"}));
   }
   if (body->mode > 0777) return send(bad({EINVAL, "creating an object with a mode beyond 0777"}));
-  if (body->page_size != 0 && body->page_size != kBasePage.bytes().value()) {
+  const auto page_size = page_size_from(body->page_size);
+  if (!page_size) {
     return send(bad({EINVAL, "creating an object with pages of " + std::to_string(body->page_size) +
-                                 " bytes, where 4096 are supported"}));
+                                 " bytes, where 4096 and 2097152 are supported"}));
   }
   if (!from_file && body->file_offset != 0) {
     return send(bad({EINVAL, "creating an object with a file offset and no file"}));
@@ -437,6 +450,7 @@ void Session::on_object_create(Packet& packet) {
   spec->uid = peer_.uid;
   spec->gid = peer_.gid;
   spec->mode = body->mode;
+  spec->page_size = *page_size;
   spec->content_size = ByteCount{body->size};
   spec->counted_waits = (body->flags & wire::kObjectCountedWaits) != 0;
   if (!from_file) {

@@ -34,8 +34,10 @@
 #include "daemon/kernel/event_signal.hpp"
 #include "daemon/kernel/process.hpp"
 #include "daemon/memory/object_directory.hpp"
+#include "daemon/pin/pin_service.hpp"
 #include "daemon/server/job_table.hpp"
 #include "daemon/server/request.hpp"
+#include "daemon/space/evictor.hpp"
 #include "daemon/space/space_service.hpp"
 #include "daemon/wait/wait_service.hpp"
 
@@ -54,7 +56,11 @@ class SessionHost {
   virtual boost::asio::thread_pool& helpers_of(uid_t uid) = 0;
   virtual memory::ObjectDirectory& objects() = 0;
   virtual space::SpaceService& spaces() = 0;
+  virtual space::Evictor& evictor() = 0;
   virtual wait::WaitService& waits() = 0;
+  virtual pin::PinService& pins() = 0;
+  // There is a ledger that is to be told the time.
+  virtual void start_pin_clock() = 0;
   // The open /dev/userfaultfd, or -1.
   virtual int userfaultfd_device() const = 0;
   virtual std::uint32_t server_flags() const = 0;
@@ -135,6 +141,16 @@ class Session : public std::enable_shared_from_this<Session> {
   void on_job_progress(const Packet& packet);
   void on_job_free(const Packet& packet);
 
+  // session_pin.cpp
+  void on_open_ledger(const Packet& packet);
+  void on_grant_pins(const Packet& packet);
+  void on_open_frames(const Packet& packet);
+
+  // session_evict.cpp
+  void on_evict(const Packet& packet);
+  void on_discard(const Packet& packet);
+  void advise_objects(const space::VaRange& range, bool page_out);
+
   // session_wait.cpp
   void on_open_channel(Packet& packet);
   void on_add_target(Packet& packet);
@@ -164,6 +180,7 @@ class Session : public std::enable_shared_from_this<Session> {
   std::optional<space::SpaceRef> space_;
   JobTable jobs_;
   std::shared_ptr<wait::Client> channel_;
+  bool ledger_open_ = false;
   std::optional<space::EventFeed::Subscription> watching_;
   std::vector<std::byte> unsent_;  // where it watches: the packet whose turn it is
   bool blocked_ = false;           // until the socket takes more of them

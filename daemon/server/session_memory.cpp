@@ -72,6 +72,9 @@ void Session::on_advise(const Packet& packet) {
     case wire::Advice::random:
       advice = space::Advice::random;
       break;
+    case wire::Advice::cold:
+    case wire::Advice::page_out:
+      return advise_objects(range_of(*body), body->advice == wire::Advice::page_out);
     default:
       return send(bad({EINVAL, "giving unknown advice " +
                                    std::to_string(static_cast<std::uint32_t>(body->advice))}));

@@ -34,6 +34,7 @@ bool take_text(const toml::node& node, std::string& into) {
   return value.has_value();
 }
 
+constexpr std::uint64_t kMostSwap = std::uint64_t{1} << 50;
 constexpr const char* kModeTaken = "socket_mode takes 0o660 or the like";
 
 bool take_mode(const toml::node& node, unsigned& into) {
@@ -97,6 +98,7 @@ Status read_settings_file(const std::filesystem::path& file, Settings& settings)
   const auto table = parse(file);
   if (!table) return fail(table.error().code(), table.error().attempted());
   std::string path = settings.socket_path.string();
+  std::string swap_path = settings.swap_file.string();
   const std::array keys{
       Key{"socket_path", [&](const toml::node& n) { return take_text(n, path) && !path.empty(); },
           "socket_path takes a path"},
@@ -113,6 +115,15 @@ Status read_settings_file(const std::filesystem::path& file, Settings& settings)
           [&](const toml::node& n) { return take_number(n, settings.max_sessions_per_user); }},
       Key{"max_spaces_per_user",
           [&](const toml::node& n) { return take_number(n, settings.max_spaces_per_user); }},
+      Key{"max_pinned_per_process",
+          [&](const toml::node& n) {
+            return take_number(n, settings.max_pinned_per_process.emplace());
+          }},
+      Key{"max_pinned_per_user",
+          [&](const toml::node& n) { return take_number(n, settings.max_pinned_per_user); }},
+      Key{"max_pinned", [&](const toml::node& n) { return take_number(n, settings.max_pinned); }},
+      Key{"swap_file", [&](const toml::node& n) { return take_text(n, swap_path); }},
+      Key{"swap_bytes", [&](const toml::node& n) { return take_number(n, settings.swap_bytes); }},
       Key{"log_level", [&](const toml::node& n) { return take_text(n, settings.log_level); }},
   };
   for (const auto& [key_of_node, node] : *table) {
@@ -127,6 +138,7 @@ Status read_settings_file(const std::filesystem::path& file, Settings& settings)
     }
   }
   settings.socket_path = path;
+  settings.swap_file = swap_path;
   return {};
 }
 
@@ -150,6 +162,18 @@ Status complete(Settings& settings) {
       settings.max_spaces_per_user == 0 || settings.max_objects == 0) {
     return fail(EINVAL, "setting a limit of sessions, address spaces or objects to 0");
   }
+  if (settings.max_pinned == 0) {
+    settings.max_pinned = static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) / 2 *
+                          static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  }
+  if (settings.max_pinned_per_user == 0) settings.max_pinned_per_user = settings.max_pinned;
+  if (settings.swap_file.empty() != (settings.swap_bytes == 0)) {
+    return fail(EINVAL, "setting one of swap_file and swap_bytes without the other");
+  }
+  if (!settings.swap_file.empty() &&
+      (settings.swap_bytes < 4096 || settings.swap_bytes > kMostSwap)) {
+    return fail(EINVAL, "setting swap_bytes below a page, or beyond 1 PiB");
+  }
   const auto level = spdlog::level::from_str(settings.log_level);
   if (level == spdlog::level::off && settings.log_level != "off") {
     return fail(EINVAL, "setting log_level to " + settings.log_level +
@@ -163,10 +187,15 @@ std::string describe(const Settings& settings) {
       "socket_path = {}\nsocket_mode = {:#o}\nsocket_group = {}\nworkers = {}\nmax_object_bytes = "
       "{}\n"
       "max_objects = {}\nmax_sessions = {}\nmax_sessions_per_user = {}\nmax_spaces_per_user = {}\n"
-      "log_level = {}",
+      "max_pinned_per_process = {}\nmax_pinned_per_user = {}\nmax_pinned = {}\nswap_file = {}\n"
+      "swap_bytes = {}\nlog_level = {}",
       settings.socket_path.string(), settings.socket_mode, settings.socket_group, settings.workers,
       settings.max_object_bytes, settings.max_objects, settings.max_sessions,
-      settings.max_sessions_per_user, settings.max_spaces_per_user, settings.log_level);
+      settings.max_sessions_per_user, settings.max_spaces_per_user,
+      settings.max_pinned_per_process ? std::to_string(*settings.max_pinned_per_process)
+                                      : "\"RLIMIT_MEMLOCK\"",
+      settings.max_pinned_per_user, settings.max_pinned, settings.swap_file.string(),
+      settings.swap_bytes, settings.log_level);
 }
 
 }  // namespace faultline::server

@@ -351,7 +351,11 @@ void AddressSpace::on_fork(int child_fd) {
   child->vmas_.assign(std::move(inherited));
   // The child has what departed since it forked. What departed before, it has not, and something
   // that was not reported may be there now: its first fault there asks the kernel.
-  for (const Vma& vma : departed_) child->inherited_.add({inherit(vma)});
+  // So it is with what this one had inherited so, and has not come across.
+  for (const DepartedVmas* gone : {&inherited_, &departed_}) {
+    for (const Vma& vma : *gone) child->inherited_.add({inherit(vma)});
+  }
+  child->inherits_.store(!child->inherited_.empty(), std::memory_order_release);
   teller_.tell(EventKind::fork, [&](SpaceEvent& event) { event.child = child->id(); });
   host_->adopt(std::move(child));
 }
@@ -417,6 +421,11 @@ std::shared_ptr<memory::MemoryObject> AddressSpace::object_of(std::uint64_t inod
   return nullptr;
 }
 
+bool AddressSpace::has(const memory::MemoryObject& object) const {
+  const std::uint64_t inode = object.memfd().inode();
+  return handles_->find_inode(inode) != nullptr || vmas_.find_object(inode) != nullptr;
+}
+
 Status AddressSpace::discover(Vaddr address) {
   if (const int unsettled = come_to_rest(); unsettled != 0) {
     return fail(unsettled, "looking for an unreported mapping");
@@ -445,6 +454,12 @@ Status AddressSpace::discover(Vaddr address) {
   for (const Vma& known : vmas_.overlapping(start, end)) {
     if (known.end <= address) start = known.end;
     if (known.start > address) end = std::min(end, known.start);
+  }
+  const PageSize page_size = found->page_size();
+  start = found->start + page_size.round_up(start - found->start);
+  end = found->start + page_size.round_down(end - found->start);
+  if (address < start || address >= end) {
+    return fail(ENOENT, "looking for a whole page at address " + std::to_string(address.value()));
   }
   if (auto registered = uffd_.register_object_range(start, end - start); !registered) {
     return registered;
@@ -556,6 +571,11 @@ Status AddressSpace::change(const VaRange& range, const std::function<void(Vma&)
                               " bytes of which not all are mapped, at address " +
                               std::to_string(range.start.value()));
     }
+    if (!whole_pages(range)) {
+      return fail(EINVAL,
+                  "changing a range that begins or ends within a page of 2 MiB, at address " +
+                      std::to_string(range.start.value()));
+    }
     // It may be cut at both ends.
     if (vmas_.size() + 2 > kMaxVmas) {
       return fail(ENOMEM,
@@ -566,6 +586,13 @@ Status AddressSpace::change(const VaRange& range, const std::function<void(Vma&)
   });
 }
 
+bool AddressSpace::whole_pages(const VaRange& range) const {
+  const VmaRef first = vmas_.find(range.start);
+  const VmaRef last = vmas_.find(Vaddr{range.end().value() - 1});
+  return (!first || first->page_size().aligned(range.start.value())) &&
+         (!last || last->page_size().aligned(range.end().value()));
+}
+
 Status AddressSpace::guard_pages() {
   // In the turn: a fork is carried out before it, and has its pages part, or after it.
   return in_turn([&]() -> Status {
@@ -574,7 +601,16 @@ Status AddressSpace::guard_pages() {
     }
     for (const Vma& vma : vmas_.all()) {
       if (!vma.activity->by_page()) continue;
-      for (const VmaActivity::Run& run : vma.activity->guard(vma.first, vma.pages())) {
+      const auto runs = vma.activity->guard(vma.first, vma.pages());
+      // What is pinned is not guarded, and so is another page in the child from the fork on. The
+      // protection that its neighbours get besides costs a fault, and no more.
+      for (const VmaActivity::Run& run : runs) {
+        around_.observer.stay_own(id(), vma, run.first, run.count,
+                                  [&](PageIndex first, PageCount count) {
+                                    vma.activity->unguard({first, count});
+                                  });
+      }
+      for (const VmaActivity::Run& run : runs) {
         const kernel::RangeResult done =
             uffd_.write_protect(vma.address_of(run.first), vma.page_size().bytes(run.count));
         if (done.error == 0) continue;
@@ -586,9 +622,96 @@ Status AddressSpace::guard_pages() {
   });
 }
 
+Result<AddressSpace::Frames> AddressSpace::publish_frames(Vaddr address) {
+  return in_turn([&]() -> Result<Frames> {
+    wait_for_answers_under_way();
+    const VmaRef vma = vmas_.find(address);
+    if (!vma || vma->sharing != Sharing::private_copy) {
+      return fail(ENOENT, "publishing the frames of what is no private mapping");
+    }
+    std::set<const VmaActivity*> published;
+    for (const Vma& other : vmas_.all()) {
+      if (other.activity->published()) published.insert(other.activity.get());
+    }
+    if (published.size() >= kMostPublished) {
+      return fail(EUSERS, "pinning pages of more than " + std::to_string(kMostPublished) +
+                              " private mappings");
+    }
+    auto fd = vma->activity->publish();
+    if (!fd) return propagate(fd);
+    return Frames{std::move(*fd), vma->activity->first(), vma->activity->size()};
+  });
+}
+
+void AddressSpace::settle(const VaRange& range) {
+  for (const Vma& piece : vmas_.overlapping(range.start, range.end())) {
+    if (piece.sharing == Sharing::private_copy) piece.activity->settle(piece.first, piece.pages());
+  }
+}
+
+bool AddressSpace::may_store(const memory::MemoryObject& object,
+                             const std::vector<memory::PageRun>& pages) const {
+  if (dead()) return false;
+  if (inherits_.load(std::memory_order_acquire)) return true;
+  return std::ranges::any_of(pages, [&](const memory::PageRun& run) {
+    return !vmas_.shared_of(object, run.first, run.count).empty();
+  });
+}
+
+Status AddressSpace::stop_stores(const memory::MemoryObject& object,
+                                 const std::vector<memory::PageRun>& pages) {
+  return in_turn([&]() -> Status {
+    if (dead() || pages.empty()) return {};
+    // With no event under way, what is mapped where is known, and every child that was forked
+    // before has its space; those that are forked after this inherit the protection.
+    if (const int unsettled = come_to_rest(); unsettled != 0) {
+      return fail(unsettled, "write-protecting shared pages");
+    }
+    wait_for_answers_under_way();
+    const PageIndex first = pages.front().first;
+    const PageCount reach = pages.back().first + pages.back().count - first;
+    std::vector<Vma> mapped = vmas_.shared_of(object, first, reach);
+    for (const Vma& vma : inherited_) {
+      if (auto piece = shared_part(vma, object, first, reach)) mapped.push_back(std::move(*piece));
+    }
+    // A child that the kernel does not tell of has them too: those of files were not inherited.
+    if (!mapped.empty() && !features().fork_events && !object.from_file()) {
+      return fail(ENOTSUP, "write-protecting pages of a process whose forks are not reported");
+    }
+    for (const Vma& vma : mapped) {
+      for (const memory::PageRun& run : pages) {
+        const auto piece = shared_part(vma, object, run.first, run.count);
+        if (!piece) continue;
+        if (auto done = write_protect(*piece); !done) return done;
+      }
+    }
+    return {};
+  });
+}
+
+Status AddressSpace::write_protect(const Vma& piece) {
+  const auto protect = [&](PageIndex page, PageCount count) {
+    return uffd_.write_protect(piece.address_of(page), piece.page_size().bytes(count)).error;
+  };
+  int error = protect(piece.first, piece.pages());
+  if (error == ENOENT) {
+    // A part is not registered any more, or was never this space's: what is left, page by page.
+    error = 0;
+    for (PageIndex page = piece.first; page < piece.end_page() && error == 0;
+         page = page + PageCount{1}) {
+      error = protect(page, PageCount{1});
+      if (error == ENOENT) error = 0;
+    }
+  }
+  if (error != 0) return fail(error, "write-protecting shared pages");
+  return {};
+}
+
 AddressSpace::Populated AddressSpace::nothing_at(Vaddr start) const {
   const Vaddr next = vmas_.next_start(start).value_or(Vaddr{~std::uint64_t{0}});
-  return {.reached = std::max(next, start + kBasePage.bytes()) - start, .error = ENOENT};
+  return {.reached = std::max(next, start + kBasePage.bytes()) - start,
+          .page = kBasePage.bytes(),
+          .error = ENOENT};
 }
 
 AddressSpace::Populated AddressSpace::populate(Vaddr start, ByteCount most, bool write,
@@ -598,16 +721,22 @@ AddressSpace::Populated AddressSpace::populate(Vaddr start, ByteCount most, bool
     const VmaRef vma = vmas_.find(start);
     if (!vma) return nothing_at(start);
     const PageIndex page = vma->page_at(start);
-    const PageCount wanted = std::min(vma->page_size().pages(most), vma->end_page() - page);
+    const PageCount wanted =
+        std::min(std::max(vma->page_size().pages(most), PageCount{1}), vma->end_page() - page);
     ready = vma->object->populate(page, wanted, std::move(waiter));
-    if (ready == PageCount{0}) return {.waits = true};
+    if (ready == PageCount{0}) return {.page = vma->page_size().bytes(), .waits = true};
   }
   // In the turn, because an event must not be read before it has ended.
   return in_turn([&]() -> Populated {
     const VmaRef vma = vmas_.find(start);
     if (!vma) return nothing_at(start);
-    const Installed done = engine_.install(*vma, vma->page_at(start), ready, write);
-    return {.reached = vma->page_size().bytes(done.reached), .error = done.error};
+    const PageIndex page = vma->page_at(start);
+    const Installed done = engine_.install(*vma, page, ready, write);
+    // Where the mapping is another one by now, its page may have begun before.
+    const bool any = done.reached > PageCount{0};
+    return {.reached = any ? vma->address_of(page + done.reached) - start : ByteCount{},
+            .page = vma->page_size().bytes(),
+            .error = done.error};
   });
 }
 
@@ -655,8 +784,9 @@ bool AddressSpace::retire() {
 bool AddressSpace::retire_in_turn() {
   if (dead()) return true;
   for (const Vma& vma : vmas_.all()) {
-    if (vma.object->from_file()) {
-      const Answer marked = engine_.poison_what_is_only_in_the_file(vma);
+    if (vma.object->may_wait()) {
+      if (!vma.object->leave_to_kernel()) return false;
+      const Answer marked = engine_.poison_what_the_kernel_lacks(vma);
       if (marked == Answer::later) return false;
       if (marked == Answer::dead) break;
     }

@@ -51,6 +51,7 @@
 #include "daemon/kernel/process.hpp"
 #include "daemon/kernel/ring.hpp"
 #include "daemon/kernel/userfaultfd.hpp"
+#include "daemon/memory/eviction.hpp"
 #include "daemon/space/crowd.hpp"
 #include "daemon/space/departed.hpp"
 #include "daemon/space/fault_engine.hpp"
@@ -164,7 +165,8 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   // Errors: ENOMEM too many VMAs; EINVAL, EBUSY and ENOENT of a range that is not the client's
   // mapping of an object; ESRCH; EAGAIN: an event is under way, ask again a moment later.
   Status map(const MapRequest& request);
-  // Records what mprotect(2) has done. Errors: ENOENT not all of it is mapped; ENOMEM; ESRCH.
+  // Records what mprotect(2) has done. Errors: ENOENT not all of it is mapped; EINVAL it begins or
+  // ends within a page; ENOMEM; ESRCH.
   Status protect(const VaRange& range, bool writable);
   Status advise(const VaRange& range, Advice advice);
   // Takes in what the kernel has in the range and is not known: the client grew or copied a mapping
@@ -175,11 +177,40 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   // Write-protects every private page whose words are waited for by page, so that a write after a
   // fork is seen. Errors: EAGAIN, ESRCH.
   Status guard_pages();
+  // Has the process read what its private pages are, of the mapping at an address; see
+  // VmaActivity::publish, of so many mappings at a time. Errors: ENOENT no private mapping is
+  // there; EUSERS; EEXIST; ENOMEM; EMFILE. Each takes a mapping of the daemon's, of which there are
+  // not many.
+  static constexpr std::size_t kMostPublished = 256;
+  struct Frames {
+    UniqueFd fd;
+    PageIndex first;
+    PageCount count;
+  };
+  Result<Frames> publish_frames(Vaddr address);
+  // The process has written to all private pages in the range, as it says. Thread-safe.
+  void settle(const VaRange& range);
+  // Whether it has the object open or mapped, as far as is known.
+  [[nodiscard]] bool has(const memory::MemoryObject& object) const;
+  // Has nobody store to these pages of the object through a shared mapping without being asked:
+  // they are write-protected, and answers that found them resident have ended. The caller has begun
+  // to evict them. Errors: EAGAIN, ESRCH; ENOTSUP of pages that a fork child may have of whom the
+  // kernel does not tell; ENOMEM.
+  Status stop_stores(const memory::MemoryObject& object, const std::vector<memory::PageRun>& pages);
+  // Whether stop_stores has anything to do; when it has begun to evict, no more comes to be.
+  // Lock-free.
+  [[nodiscard]] bool may_store(const memory::MemoryObject& object,
+                               const std::vector<memory::PageRun>& pages) const;
+  // What is mapped in a range. Lock-free.
+  [[nodiscard]] std::vector<Vma> mapped_in(const VaRange& range) const {
+    return vmas_.overlapping(range.start, range.end());
+  }
   // What holds an address. Lock-free.
   [[nodiscard]] VmaRef find(Vaddr address) const { return vmas_.find(address); }
   // One step of a populate: makes at most so much from start on resident, and maps it.
   struct Populated {
     ByteCount reached{};
+    ByteCount page{};    // of which size the first page is
     bool waits = false;  // for the page, until the waiter is called
     // Why the first page was not reached. ENOENT no VMA is there, nor in so much as is said to be
     // reached; EFAULT the object had lost it: ask again.
@@ -192,6 +223,8 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   [[nodiscard]] SpaceSnapshot snapshot() const;
   [[nodiscard]] FaultCounters counters() const { return engine_.counters(); }
   [[nodiscard]] bool covers(const VaRange& range) const { return vmas_.covers(range); }
+  // Whether a range that is covered neither begins nor ends within a page. Lock-free.
+  [[nodiscard]] bool whole_pages(const VaRange& range) const;
   // With the counters of every fault that was answered before.
   [[nodiscard]] SpaceSnapshot settled_snapshot();
   [[nodiscard]] Result<VmaSnapshot> vma_at(Vaddr address);
@@ -287,6 +320,7 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
                             const Vma* remembered) const;
   std::shared_ptr<memory::MemoryObject> object_of(std::uint64_t inode) const;
   void forget(const std::vector<Vma>& gone);
+  Status write_protect(const Vma& piece);
   bool retire_in_turn();
   void check_in_turn();
   void die();
@@ -312,6 +346,7 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   std::atomic<std::uint64_t> reads_{0};  // that found something
   std::atomic<std::size_t> waiting_{0};  // faults, for a page to come from its file
   std::atomic<bool> dead_{false};
+  std::atomic<bool> inherits_{false};  // inherited_ is not empty
   // The home waits through its ring again: whoever has the turn sees to it.
   std::atomic<bool> home_wants_to_listen_{false};
 

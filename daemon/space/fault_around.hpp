@@ -26,7 +26,9 @@ enum class AccessKind : std::uint8_t { none, read, copy, unprotect };
 class FaultAround {
  public:
   static constexpr std::size_t kStreams = 8;
-  static constexpr PageCount kMaxWindow{512};  // 2 MiB of 4 KiB pages
+  static constexpr PageCount kMaxWindow{512};
+  // The same, for pages of any size.
+  static constexpr ByteCount kMostBytes = kBasePage.bytes(kMaxWindow);
   static constexpr std::uint64_t kGrowth = 8;
 
   // How many pages to supply for a fault, and which stream it was found to belong to.

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "daemon/kernel/huge_pages.hpp"
 #include "daemon/kernel/process.hpp"
 
 namespace faultline::space {
@@ -12,15 +13,17 @@ namespace faultline::space {
 namespace {
 
 using kernel::RangeResult;
+using kernel::WriteProtect;
 
 constexpr PageCount kOnePage{1};
 constexpr unsigned kMostAttempts = 8;
 
 PageCount limited(const FaultAround::Window& window, const Vma& vma, PageIndex page,
                   const Fault& fault) {
-  // Where waits follow pages, no page parts that nobody writes to.
-  const bool one = fault.alone || (fault.write && vma.activity->by_page());
-  return one ? kOnePage : std::min(window.pages, vma.end_page() - page);
+  const bool one = fault.alone || (fault.write && vma.activity->exact());
+  if (one) return kOnePage;
+  const PageCount most = vma.page_size().pages(FaultAround::kMostBytes);
+  return std::min({window.pages, most, vma.end_page() - page});
 }
 
 }  // namespace
@@ -45,6 +48,9 @@ Answer FaultEngine::answer_in(const Vma& vma, Fault& fault, FaultCounters& done)
   if (fault.refused && fault.waited_for_object == vma.object->id() &&
       fault.waited_for_page == page) {
     return poison(vma, page, "its pager could not supply it", done);
+  }
+  if (vma.sharing == Sharing::shared && fault.write_protect) {
+    return let_write(vma, page, fault, done);
   }
   if (vma.sharing == Sharing::shared || !fault.write) return map_page(vma, page, fault, done);
   if (!can_record_breaks(vma)) return Answer::later;
@@ -75,7 +81,7 @@ Answer FaultEngine::answer_unknown(const Fault& fault) {
   }
   // Mostly an unmap that overtook the fault: nothing is registered there, and once woken the thread
   // gets its SIGSEGV from the kernel. What is registered and yet unknown to us cannot be supplied.
-  const RangeResult result = uffd_.poison_range(fault.address, kBasePage.bytes());
+  const RangeResult result = poison_page_at(fault.address, kBasePage);
   switch (result.error) {
     case 0:
       counters_.add({.poisoned = 1});
@@ -93,14 +99,33 @@ Answer FaultEngine::answer_unknown(const Fault& fault) {
 }
 
 Answer FaultEngine::map_page(const Vma& vma, PageIndex page, Fault& fault, FaultCounters& done) {
-  const auto window = vma.activity->window(page, AccessKind::read, vma.advice);
+  const bool tracked = vma.sharing == Sharing::shared && vma.object->tracks_stores();
+  // A page that is mapped writable counts as stored to, which costs a place in the swap file: so
+  // here, as where pages are copied, a writer has to show that it goes on.
+  const auto kind = tracked && fault.write ? AccessKind::copy : AccessKind::read;
+  const auto window = vma.activity->window(page, kind, vma.advice);
   const PageCount ready = supply(vma, page, limited(window, vma, page, fault), fault);
   if (ready == PageCount{0}) return Answer::done;
 
-  const Installed mapped = map_pages(uffd_, vma, page, ready);
+  const bool protect = vma.sharing == Sharing::private_copy || (tracked && !fault.write);
+  const Installed mapped =
+      map_pages(uffd_, vma, page, ready, protect ? WriteProtect::yes : WriteProtect::no);
+  if (!protect) vma.object->stored(page, mapped.reached);
   if (mapped.error != 0) return after_error(vma, page, fault, mapped.error, done);
   vma.activity->installed(window, page, mapped.reached, PageCount{0});
   done.pages_mapped += mapped.made;
+  return Answer::done;
+}
+
+Answer FaultEngine::let_write(const Vma& vma, PageIndex page, Fault& fault, FaultCounters& done) {
+  const auto window = vma.activity->window(page, AccessKind::unprotect, vma.advice);
+  const PageCount ready = supply(vma, page, limited(window, vma, page, fault), fault);
+  if (ready == PageCount{0}) return Answer::done;
+
+  const Installed lifted = let_store(uffd_, vma, page, ready);
+  vma.object->stored(page, lifted.reached);
+  if (lifted.error != 0) return after_error(vma, page, fault, lifted.error, done);
+  vma.activity->installed(window, page, lifted.reached, PageCount{0});
   return Answer::done;
 }
 
@@ -117,6 +142,12 @@ Answer FaultEngine::copy_page(const Vma& vma, PageIndex page, Fault& fault, Faul
   const Installed copied =
       copy_pages(uffd_, vma, page, ready, zeroes ? Source::zeroes : Source::object,
                  Present::passed_over, parting_);
+  // Of a huge page EEXIST also says that there is none for the copy (mm/hugetlb.c:
+  // hugetlb_mfill_atomic_pte). With the object's page there the writer faults again, and ends in a
+  // copy of the kernel's, or its SIGBUS.
+  if (copied.error == EEXIST && vma.page_size() == kHugePage) {
+    return map_page(vma, page, fault, done);
+  }
   // The object's page was mapped meanwhile, write-protected: let the kernel copy it.
   if (copied.error == EEXIST) return unprotect_page(vma, page, fault, done);
   if (copied.error != 0) return after_error(vma, page, fault, copied.error, done);
@@ -128,8 +159,24 @@ Answer FaultEngine::copy_page(const Vma& vma, PageIndex page, Fault& fault, Faul
   return Answer::done;
 }
 
+bool FaultEngine::no_page_for_copy(const Vma& vma, PageIndex page) {
+  if (vma.page_size() != kHugePage || vma.activity->broken(page, kOnePage) > PageCount{0}) {
+    return false;
+  }
+  const auto pool = kernel::huge_page_pool();
+  return pool && pool->left() == PageCount{0};
+}
+
+void FaultEngine::warn_of_no_huge_page(const Vma& vma, PageIndex page, FaultCounters& done) const {
+  if (!no_page_for_copy(vma, page)) return;
+  ++done.poisoned;
+  identity_.log("page {} of object {} at {:#x} cannot be copied: no page of 2 MiB is left: SIGBUS",
+                page.value(), vma.object->id().value(), vma.address_of(page).value());
+}
+
 Answer FaultEngine::unprotect_page(const Vma& vma, PageIndex page, Fault& fault,
                                    FaultCounters& done) {
+  warn_of_no_huge_page(vma, page, done);
   const auto window = vma.activity->window(page, AccessKind::unprotect, vma.advice);
   const Installed lifted =
       unprotect_pages(uffd_, vma, page, limited(window, vma, page, fault), parting_);
@@ -143,13 +190,16 @@ Answer FaultEngine::after_error(const Vma& vma, PageIndex page, Fault& fault, in
                                 FaultCounters& done) {
   switch (error) {
     case EAGAIN:  // an event is under way
-    case ENOMEM:  // for the client's page tables: what another gives back may do
       return Answer::later;
+    case ENOMEM:
+      // For the client's page tables: what another gives back may do. Or for a huge page, of which
+      // there may be no more for as long as the machine runs.
+      if (vma.page_size() == kBasePage || ++fault.attempts < kMostAttempts) return Answer::later;
+      return poison(vma, page, "no page of 2 MiB is left for the copy (vm.nr_hugepages)", done);
     case ESRCH:
       return Answer::dead;
-    case ENOENT:  // unmapped: the kernel gives the thread what it gives without us
-      uffd_.wake(vma.address_of(page), vma.page_size().bytes());
-      return Answer::done;
+    case ENOENT:
+      return not_there(vma, page, fault, done);
     case EFAULT:
       // A writer tore the object's page out: it is absent again, so supply it anew, however often.
       if (vma.object->pages().state(page) != memory::PageState::resident) return Answer::later;
@@ -161,10 +211,31 @@ Answer FaultEngine::after_error(const Vma& vma, PageIndex page, Fault& fault, in
   }
 }
 
+Answer FaultEngine::not_there(const Vma& vma, PageIndex page, const Fault& fault,
+                              FaultCounters& done) {
+  // Small pages in the name of an object of huge ones: the thread would fault for ever.
+  if (vma.page_size() == kHugePage &&
+      uffd_.poison_range(kBasePage.round_down(fault.address), kBasePage.bytes()).error == 0) {
+    ++done.poisoned;
+    identity_.log("fault at {:#x}, in memory that is not of its object's pages: SIGBUS",
+                  fault.address.value());
+    return Answer::done;
+  }
+  // Unmapped: the kernel gives the thread what it gives without us.
+  uffd_.wake(vma.address_of(page), vma.page_size().bytes());
+  return Answer::done;
+}
+
+RangeResult FaultEngine::poison_page_at(Vaddr address, PageSize page_size) const {
+  const RangeResult result = uffd_.poison_range(page_size.round_down(address), page_size.bytes());
+  if (result.error != EINVAL || page_size == kHugePage) return result;
+  return uffd_.poison_range(kHugePage.round_down(address), kHugePage.bytes());
+}
+
 Answer FaultEngine::poison(const Vma& vma, PageIndex page, const char* reason,
                            FaultCounters& done) {
   const Vaddr address = vma.address_of(page);
-  const RangeResult result = uffd_.poison_range(address, vma.page_size().bytes());
+  const RangeResult result = poison_page_at(address, vma.page_size());
   switch (result.error) {
     case 0:
       ++done.poisoned;
@@ -184,8 +255,11 @@ Answer FaultEngine::poison(const Vma& vma, PageIndex page, const char* reason,
 
 PageCount FaultEngine::supply(const Vma& vma, PageIndex page, PageCount wanted, Fault& fault) {
   const PageCount resident = vma.object->pages().run(page, wanted, memory::PageState::resident);
-  if (resident == wanted) return resident;
-  if (vma.object->from_file() && parking_.full()) {
+  if (resident == wanted) {
+    vma.object->used(page, resident);
+    return resident;
+  }
+  if (vma.object->may_wait() && parking_.full()) {
     if (resident == PageCount{0}) wake(fault);
     return resident;
   }
@@ -193,6 +267,7 @@ PageCount FaultEngine::supply(const Vma& vma, PageIndex page, PageCount wanted, 
   fault.waited_for_page = page;
   const PageCount ready = vma.object->populate(page, wanted, parking_.park(fault));
   if (ready > PageCount{0}) parking_.park_ends();
+  vma.object->used(page, ready);
   return ready;
 }
 
@@ -200,35 +275,48 @@ Installed FaultEngine::install(const Vma& vma, PageIndex page, PageCount count, 
   const PageCount ready = vma.object->pages().run(page, std::min(count, vma.end_page() - page),
                                                   memory::PageState::resident);
   if (ready == PageCount{0}) return {.error = EAGAIN};
+  vma.object->used(page, ready);
   FaultCounters done;
   Installed result;
   if (vma.sharing == Sharing::private_copy && write) {
     if (!can_record_breaks(vma)) return {.error = ENOMEM};
     result = copy_pages(uffd_, vma, page, ready, Source::object, Present::ends_it, parting_);
     done.pages_copied += result.made;
-    if (result.error == EEXIST) result = unprotect_pages(uffd_, vma, page, kOnePage, parting_);
+    if (result.error == EEXIST && no_page_for_copy(vma, page)) {
+      result.error = ENOMEM;
+    } else if (result.error == EEXIST) {
+      result = unprotect_pages(uffd_, vma, page, kOnePage, parting_);
+    }
     count_breaks(vma, page, result, done);
   } else {
-    result = map_pages(uffd_, vma, page, ready);
+    const bool tracked = vma.object->tracks_stores();
+    const bool protect = vma.sharing == Sharing::private_copy || (tracked && !write);
+    result = map_pages(uffd_, vma, page, ready, protect ? WriteProtect::yes : WriteProtect::no);
     done.pages_mapped += result.made;
+    if (!protect) vma.object->stored(page, result.reached);
+    // What was mapped already may be write-protected.
+    const bool lift = vma.object->may_wait() && vma.sharing == Sharing::shared && write &&
+                      result.reached > PageCount{result.made};
+    if (lift && result.error == 0) {
+      if (const Installed lifted = let_store(uffd_, vma, page, result.reached); lifted.error != 0) {
+        result = lifted;
+      } else {
+        result.reached = lifted.reached;
+      }
+    }
   }
   tally(vma, done);
   return result;
 }
 
-Answer FaultEngine::poison_what_is_only_in_the_file(const Vma& vma) {
+Answer FaultEngine::poison_what_the_kernel_lacks(const Vma& vma) {
   // The kernel knows what is in the memfd, but would make zeroes of the rest.
-  const memory::PageTable& pages = vma.object->pages();
   PageIndex at = vma.first;
   while (at < vma.end_page()) {
-    at = at + pages.run(at, vma.end_page() - at, memory::PageState::resident);
-    PageIndex end = at;
-    while (end < vma.end_page() && pages.state(end) != memory::PageState::resident) {
-      end = end + kOnePage;
-    }
-    if (at == end) continue;
-    const RangeResult result =
-        uffd_.poison_range(vma.address_of(at), vma.page_size().bytes(end - at));
+    at = at + vma.object->run_kernel_has(at, vma.end_page() - at);
+    const PageCount lacks = vma.object->run_kernel_lacks(at, vma.end_page() - at);
+    if (lacks == PageCount{0}) continue;
+    const RangeResult result = uffd_.poison_range(vma.address_of(at), vma.page_size().bytes(lacks));
     if (result.done > ByteCount{0}) {
       at = at + vma.page_size().pages(result.done);
     } else if (result.error == EAGAIN || result.error == ENOMEM) {

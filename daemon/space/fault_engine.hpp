@@ -2,12 +2,19 @@
 // client's memory itself, and never wait for a file.
 //
 // A fault looks its VMA up, holds a reference to it while it is answered, and gets:
-//   shared, any access         CONTINUE: the object's page is made resident and mapped
+//   shared, read               CONTINUE: the object's page is made resident and mapped; with
+//                              write-protect, where its object tracks who stores to it
+//   shared, write, unmapped    CONTINUE: the same, writable
+//   shared, write, protected   WRITEPROTECT: the protection lifted
 //   private, read              CONTINUE with write-protect: the same, read-only
 //   private, write, unmapped   COPY: a copy is installed
 //   private, write, protected  WRITEPROTECT: the break is recorded, the protection lifted
 // The message's own "missing" or "minor" is not used to decide: between its raising and its reading
 // the page may have come or gone, and the object's page table says what is true.
+//
+// A page that is resident when it is looked at may be on its way out of memory a moment later. Who
+// evicts it waits for the answers under way in every space before it believes that nobody stores to
+// the page (eviction.md); so whatever an answer lets a client store to is marked within the answer.
 //
 // What cannot be answered at all is poisoned: SIGBUS in the client, counted and logged.
 //
@@ -90,7 +97,7 @@ class FaultEngine {
   // Instead of an answer: the thread faults again, where it still waits at all.
   void wake(const Fault& fault) const;
   // Poisons what the kernel would make zeroes of once nobody serves the VMA. Never unknown.
-  [[nodiscard]] Answer poison_what_is_only_in_the_file(const Vma& vma);
+  [[nodiscard]] Answer poison_what_the_kernel_lacks(const Vma& vma);
 
   // Maps pages that should be resident before anybody asks; where write is asked for, so that a
   // later write raises no fault. EAGAIN where the first page no longer is resident.
@@ -103,9 +110,20 @@ class FaultEngine {
   Answer answer_beacon(const Fault& fault);
   Answer answer_in(const Vma& vma, Fault& fault, FaultCounters& done);
   Answer map_page(const Vma& vma, PageIndex page, Fault& fault, FaultCounters& done);
+  Answer let_write(const Vma& vma, PageIndex page, Fault& fault, FaultCounters& done);
   Answer copy_page(const Vma& vma, PageIndex page, Fault& fault, FaultCounters& done);
   Answer unprotect_page(const Vma& vma, PageIndex page, Fault& fault, FaultCounters& done);
+  // As far as can be told before: of a huge page, of which the pool has no more.
+  [[nodiscard]] static bool no_page_for_copy(const Vma& vma, PageIndex page);
+  // The kernel makes the copy when the protection is lifted, and raises SIGBUS where it has no page
+  // for it. Counts and logs that it will, as far as can be told before.
+  void warn_of_no_huge_page(const Vma& vma, PageIndex page, FaultCounters& done) const;
   Answer poison(const Vma& vma, PageIndex page, const char* reason, FaultCounters& done);
+  // Of the page size, or of the other where the memory there is of that one: a client may have
+  // mapped other memory in an object's name.
+  [[nodiscard]] kernel::RangeResult poison_page_at(Vaddr address, PageSize page_size) const;
+  // Memory of the client's at the fault's page is unmapped, or not of pages of the VMA's size.
+  Answer not_there(const Vma& vma, PageIndex page, const Fault& fault, FaultCounters& done);
   // The answer to an error at the very page that faulted.
   Answer after_error(const Vma& vma, PageIndex page, Fault& fault, int error, FaultCounters& done);
   // How many of wanted pages are resident from page on; 0: the fault waits.

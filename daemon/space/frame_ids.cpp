@@ -28,4 +28,13 @@ Result<FrameIds> FrameIds::create(PageIndex first, PageCount size) {
   return ids;
 }
 
+Result<FrameIds::Published> FrameIds::create_published(PageIndex first, PageCount size) {
+  auto memory = kernel::PublishedMemory::create("faultline:frames",
+                                                ByteCount{size.value() * sizeof(std::uint64_t)});
+  if (!memory) return propagate(memory);
+  Published made{FrameIds(first), memory->take_fd()};
+  made.ids.published_.emplace(std::move(*memory));
+  return made;
+}
+
 }  // namespace faultline::space

@@ -1,8 +1,9 @@
 #include "daemon/space/page_install.hpp"
 
-#include <array>
 #include <cerrno>
 #include <cstddef>
+
+#include "daemon/kernel/zeroes.hpp"
 
 namespace faultline::space {
 
@@ -12,11 +13,6 @@ using kernel::RangeResult;
 using kernel::WriteProtect;
 
 constexpr PageCount kOnePage{1};
-
-// What a private write to a page of zeroes copies from. Never written, but not const: so it is in
-// .bss, where the kernel backs it with its zero page.
-// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): see above
-alignas(4096) constinit std::array<std::byte, std::size_t{512} << 12> zeroes{};
 
 // Calls one(page, count) -> RangeResult until count pages are done. present says what to do at a
 // page that is there already: true to go on behind it.
@@ -56,8 +52,7 @@ PageCount Parting::record(const Vma& vma, PageIndex page, PageCount count) const
 }
 
 Installed map_pages(const kernel::Userfaultfd& uffd, const Vma& vma, PageIndex page,
-                    PageCount count) {
-  const auto wp = vma.sharing == Sharing::private_copy ? WriteProtect::yes : WriteProtect::no;
+                    PageCount count, WriteProtect wp) {
   return install(
       vma, page, count,
       [&](PageIndex at, PageCount n) {
@@ -73,23 +68,41 @@ Installed map_pages(const kernel::Userfaultfd& uffd, const Vma& vma, PageIndex p
       });
 }
 
+Installed let_store(const kernel::Userfaultfd& uffd, const Vma& vma, PageIndex page,
+                    PageCount count) {
+  RangeResult done = uffd.write_unprotect(vma.address_of(page), vma.page_size().bytes(count));
+  if (done.error == ENOENT && count > kOnePage) {
+    // The client's own mprotect cut the mapping in two: this page alone.
+    count = kOnePage;
+    done = uffd.write_unprotect(vma.address_of(page), vma.page_size().bytes());
+  }
+  Installed result{.error = done.error};
+  if (done.error == 0) {
+    result.reached = count;
+    result.made = count.value();
+  }
+  return result;
+}
+
 PageCount most_zeroes(PageSize page_size) {
-  return page_size.pages(ByteCount{zeroes.size()});
+  return page_size.pages(ByteCount{kernel::zeroes().size()});
 }
 
 Installed copy_pages(const kernel::Userfaultfd& uffd, const Vma& vma, PageIndex page,
                      PageCount count, Source source, Present present, const Parting& parting) {
   PageCount parted;
   const bool by_page = vma.activity->by_page();
+  const bool exact = vma.activity->exact();
   Installed result = install(
       vma, page, count,
       [&](PageIndex at, PageCount n) {
         // The writer runs as soon as its page is there, and may ask who it is at once: of a word's
         // value, for one. Where waits follow the page, they must have followed before.
-        const bool first = by_page || at == page;
+        const bool first = exact || at == page;
         const PageCount recorded = first ? parting.record(vma, at, kOnePage) : PageCount{0};
-        if (by_page) n = kOnePage;
-        const std::byte* from = source == Source::zeroes ? zeroes.data() : vma.object->content(at);
+        if (exact) n = kOnePage;
+        const std::byte* from =
+            source == Source::zeroes ? kernel::zeroes().data() : vma.object->content(at);
         const RangeResult done =
             uffd.copy_range(vma.address_of(at), from, vma.page_size().bytes(n));
         if (done.error == EFAULT) vma.object->recheck(at);
@@ -99,6 +112,7 @@ Installed copy_pages(const kernel::Userfaultfd& uffd, const Vma& vma, PageIndex 
         } else {
           parted = parted + recorded;
         }
+        if (exact) vma.activity->settle(at, made);
         if (first && made <= kOnePage) return done;
         const PageIndex rest = first ? at + kOnePage : at;
         if (made > PageCount{0}) parted = parted + parting.record(vma, rest, at + made - rest);

@@ -31,8 +31,12 @@ class Parting {
   SpaceId space_;
 };
 
-// Maps the object's own pages, which are resident; write-protected in a private mapping.
+// Maps the object's own pages, which are resident.
 [[nodiscard]] Installed map_pages(const kernel::Userfaultfd& uffd, const Vma& vma, PageIndex page,
+                                  PageCount count, kernel::WriteProtect wp);
+
+// Lets the client store to the object's pages that are mapped write-protected in a shared mapping.
+[[nodiscard]] Installed let_store(const kernel::Userfaultfd& uffd, const Vma& vma, PageIndex page,
                                   PageCount count);
 
 // Installs private copies of the object's pages, which are resident, or of zeroes. Every page that

@@ -58,22 +58,27 @@ bool RangePopulateJob::step() {
     end(0);
     return true;
   }
+  // One page at least, however large it is.
   const ByteCount most =
       std::exchange(alone_, false) ? kBasePage.bytes() : std::min(kStep, range_.end() - at_);
   const auto result = space->populate(
       at_, most, write_,
       [self = shared_from_this(), at = at_](memory::Supply supply) { self->came(at, supply); });
+  page_ = result.page;
   if (result.waits) return true;  // came() goes on
-  if (result.error == EAGAIN || result.error == ENOMEM) return false;
+  // Of small pages there will be some again, of huge ones perhaps never.
+  const bool short_of_memory = result.error == ENOMEM && result.page == kBasePage.bytes();
+  if (result.error == EAGAIN || short_of_memory) return false;
   if (result.error == EFAULT && ++attempts_ < kMostAttempts) {
     // It was torn out of the object. Next time it is supplied anew.
   } else if (result.error == ENOENT) {
-    pass_over(std::min(result.reached, range_.end() - at_), ECANCELED);
+    pass_over(result.reached, ECANCELED);
   } else if (result.error != 0) {
-    pass_over(kBasePage.bytes(), result.error);
+    pass_over(result.page, result.error);
   } else {
-    done_.fetch_add(kBasePage.pages(result.reached).value(), std::memory_order_relaxed);
-    advance(result.reached);
+    const ByteCount reached = std::min(result.reached, range_.end() - at_);
+    done_.fetch_add(kBasePage.pages(reached).value(), std::memory_order_relaxed);
+    advance(reached);
   }
   step_soon();
   return true;
@@ -83,13 +88,14 @@ void RangePopulateJob::came(Vaddr asked, memory::Supply supply) {
   // On the pager's thread, or within populate.
   home_.post([self = shared_from_this(), asked, supply] {
     if (self->at_ != asked) return true;
-    if (supply == memory::Supply::failed) self->pass_over(kBasePage.bytes(), EIO);
+    if (supply == memory::Supply::failed) self->pass_over(self->page_, EIO);
     self->alone_ = supply == memory::Supply::retry_alone;
     return self->step();
   });
 }
 
-void RangePopulateJob::pass_over(ByteCount length, int error) {
+void RangePopulateJob::pass_over(ByteCount most, int error) {
+  const ByteCount length = std::min(most, range_.end() - at_);
   failed_.fetch_add(kBasePage.pages(length).value(), std::memory_order_relaxed);
   int none = 0;
   error_.compare_exchange_strong(none, error, std::memory_order_relaxed);

@@ -58,7 +58,7 @@ class RangePopulateJob final : public PopulateJob,
   void step_soon();
   // False: an event is under way, come back a moment later.
   bool step();
-  void pass_over(ByteCount length, int error);
+  void pass_over(ByteCount most, int error);
   void advance(ByteCount length);
   void end(int error);
   void came(Vaddr asked, memory::Supply supply);
@@ -69,7 +69,8 @@ class RangePopulateJob final : public PopulateJob,
   const bool write_;
   std::function<void()> on_end_;  // whoever ends it calls it, and lets go of what it holds
   Vaddr at_;                      // the home alone uses it
-  unsigned attempts_ = 0;         // at the page there
+  ByteCount page_{};              // of which size the page there is
+  unsigned attempts_ = 0;         // at it
   bool alone_ = false;            // the next step is of one page: a read of several failed
   std::atomic<std::uint64_t> done_{0};
   std::atomic<std::uint64_t> failed_{0};

@@ -6,6 +6,7 @@
 // has let it go on already (an unmap), before the next change of the space.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "daemon/space/vma.hpp"
@@ -31,6 +32,12 @@ class SpaceObserver {
   // The private pages of a piece of a private mapping are dropped: they are the object's again. To
   // be recorded in the mapping's activity.
   virtual void discarded(SpaceId space, const Vma& piece) = 0;
+  // Which private pages of a piece, in a run of them, must stay this process's own at a fork: calls
+  // own(first, count) for each run. They were guarded just now, which may have come too late for
+  // who relies on them; from here on nobody does any more.
+  virtual void stay_own(SpaceId /*space*/, const Vma& /*piece*/, PageIndex /*first*/,
+                        PageCount /*count*/,
+                        const std::function<void(PageIndex, PageCount)>& /*own*/) {}
   // The address space is gone, and with it what is mapped there.
   virtual void ended(SpaceId space, const std::vector<Vma>& mapped) = 0;
 };

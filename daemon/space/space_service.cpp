@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <condition_variable>
+#include <set>
 #include <utility>
 
 #include "daemon/kernel/log_budget.hpp"
@@ -234,6 +236,15 @@ void SpaceService::guard_pages(const SpaceRef& ref, std::function<void(Status)> 
       ref, [](AddressSpace& space) { return space.guard_pages(); }, std::move(done));
 }
 
+void SpaceService::publish_frames(const SpaceRef& ref, Vaddr address,
+                                  Callback<AddressSpace::Frames> done) {
+  ref.worker->post([weak = ref.space, address, done = std::move(done)] {
+    const auto space = weak.lock();
+    done(space ? space->publish_frames(address) : Result<AddressSpace::Frames>(gone_error()));
+    return true;
+  });
+}
+
 void SpaceService::populate(const SpaceRef& ref, VaRange range, bool write,
                             std::function<void()> ended,
                             const Callback<std::shared_ptr<PopulateJob>>& done) {
@@ -241,6 +252,9 @@ void SpaceService::populate(const SpaceRef& ref, VaRange range, bool write,
   if (!space) return done(gone_error());
   if (!space->covers(range)) {
     return done(fail(ENOENT, "populating a range of which not all is mapped"));
+  }
+  if (!space->whole_pages(range)) {
+    return done(fail(EINVAL, "populating a range that begins or ends within a page of 2 MiB"));
   }
   done(RangePopulateJob::start(*ref.worker, space, range, write, std::move(ended)));
 }
@@ -251,6 +265,91 @@ void SpaceService::after_events(const SpaceRef& ref, std::function<void()> step)
     step();
     return true;
   });
+}
+
+// How many spaces have not yet been made sure of.
+class SpaceService::StoreStop {
+ public:
+  void begin_one() {
+    const std::lock_guard lock(mutex_);
+    ++left_;
+  }
+  void end_one(bool sure) {
+    const std::lock_guard lock(mutex_);
+    all_sure_ = all_sure_ && sure;
+    if (--left_ == 0) ended_.notify_all();
+  }
+  [[nodiscard]] bool wait(std::chrono::steady_clock::time_point deadline) {
+    std::unique_lock lock(mutex_);
+    const bool ended = ended_.wait_until(lock, deadline, [this] { return left_ == 0; });
+    return ended && all_sure_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  std::size_t left_ = 0;
+  bool all_sure_ = true;
+};
+
+bool SpaceService::stop_stores(const std::shared_ptr<memory::MemoryObject>& object,
+                               std::vector<memory::PageRun> pages,
+                               std::chrono::steady_clock::time_point deadline) {
+  const auto runs = std::make_shared<const std::vector<memory::PageRun>>(std::move(pages));
+  const auto stop = std::make_shared<StoreStop>();
+  std::set<SpaceId> asked;
+  for (;;) {
+    std::vector<std::pair<FaultWorker*, std::shared_ptr<AddressSpace>>> spaces;
+    {
+      const std::lock_guard lock(mutex_);
+      for (const auto& [cookie, known] : known_) {
+        if (!asked.insert(known.id).second) continue;
+        if (auto space = known.space.lock()) spaces.emplace_back(known.member->worker.get(), space);
+      }
+    }
+    std::erase_if(spaces,
+                  [&](const auto& each) { return !each.second->may_store(*object, *runs); });
+    // A child that was forked meanwhile, before its parent was protected, is found in the next
+    // round.
+    if (spaces.empty()) return true;
+    for (auto& [worker, space] : spaces) {
+      stop->begin_one();
+      worker->post([stop, object, runs, deadline, weak = std::weak_ptr(space)] {
+        const auto there = weak.lock();
+        const Status stopped = there ? there->stop_stores(*object, *runs) : Status{};
+        const int error = stopped ? 0 : stopped.error().code();
+        if (error == EAGAIN && std::chrono::steady_clock::now() < deadline) return false;
+        stop->end_one(error == 0 || error == ESRCH);
+        return true;
+      });
+    }
+    spaces.clear();  // or the last reference to one that ends could be this thread's
+    if (!stop->wait(deadline)) return false;
+  }
+}
+
+void SpaceService::drop_swapped(const SpaceRef& ref, VaRange range, Callback<bool> done) {
+  const auto again = std::make_shared<bool>(false);
+  command(
+      ref,
+      [range, again](AddressSpace& space) -> Status {
+        if (!space.covers(range)) {
+          return fail(ENOENT, "discarding a range of which not all is mapped");
+        }
+        bool settled = true;
+        for (const Vma& vma : space.mapped_in(range)) {
+          if (vma.sharing != Sharing::shared || !vma.may_write) {
+            return fail(ENOENT, "discarding a range of which not all is mapped shared");
+          }
+          settled = vma.object->drop_swapped(vma.first, vma.pages()) && settled;
+        }
+        if (settled) return {};
+        *again = true;
+        return fail(EAGAIN, "discarding pages on their way to or from the swap file");
+      },
+      [again, done = std::move(done)](Status status) {
+        done(status ? Result<bool>(*again) : Result<bool>(propagate(status)));
+      });
 }
 
 void SpaceService::vma_at(const SpaceRef& ref, Vaddr address, Callback<VmaSnapshot> done) {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "daemon/epoch/domain.hpp"
+#include "daemon/memory/eviction.hpp"
 #include "daemon/space/event_feed.hpp"
 #include "daemon/space/fault_worker.hpp"
 #include "daemon/space/populate_job.hpp"
@@ -72,10 +73,21 @@ class SpaceService final : public SpaceRegistry {
   void advise(const SpaceRef& ref, VaRange range, Advice advice, std::function<void(Status)> done);
   void rediscover(const SpaceRef& ref, VaRange range, std::function<void(Status)> done);
   void guard_pages(const SpaceRef& ref, std::function<void(Status)> done);
+  void publish_frames(const SpaceRef& ref, Vaddr address, Callback<AddressSpace::Frames> done);
   // Starts to make a range resident and to map it. ended is called once, on any thread.
   // Errors: ENOENT not all of it is mapped; ESRCH.
   void populate(const SpaceRef& ref, VaRange range, bool write, std::function<void()> ended,
                 const Callback<std::shared_ptr<PopulateJob>>& done);
+  // Has no client store to these pages of the object without being asked, see
+  // AddressSpace::stop_stores. Blocks, at most until the deadline; false where not all could be
+  // made sure of until then, or at all. Thread-safe.
+  [[nodiscard]] bool stop_stores(const std::shared_ptr<memory::MemoryObject>& object,
+                                 std::vector<memory::PageRun> pages,
+                                 std::chrono::steady_clock::time_point deadline);
+  // Drops what is in the swap file of the objects behind a range that is mapped shared, and calls
+  // done: with true where the memory itself may have some of it again. Errors: ENOENT not all of it
+  // is mapped shared; EAGAIN, ESRCH.
+  void drop_swapped(const SpaceRef& ref, VaRange range, Callback<bool> done);
   // Calls it, on some thread, when every event that was read before has been carried out.
   void after_events(const SpaceRef& ref, std::function<void()> step);
   void vma_at(const SpaceRef& ref, Vaddr address, Callback<VmaSnapshot> done);
@@ -112,6 +124,7 @@ class SpaceService final : public SpaceRegistry {
     [[nodiscard]] std::size_t spaces() const;
     [[nodiscard]] Member& least_loaded();
   };
+  class StoreStop;
   struct Known {
     std::weak_ptr<AddressSpace> space;
     Member* member = nullptr;

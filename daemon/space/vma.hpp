@@ -2,8 +2,10 @@
 // VmaTree it must never be changed, but for its activity; a change makes another one.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "daemon/kernel/units.hpp"
@@ -67,5 +69,16 @@ struct Vma {
            advice == next.advice;
   }
 };
+
+// The part of a shared VMA that shows some of these pages of the object; nothing where none does.
+inline std::optional<Vma> shared_part(const Vma& vma, const memory::MemoryObject& object,
+                                      PageIndex first, PageCount count) {
+  if (vma.sharing != Sharing::shared || vma.object.get() != &object) return std::nullopt;
+  const PageIndex from = std::max(first, vma.first);
+  const PageIndex to = std::min(first + count, vma.end_page());
+  if (from >= to) return std::nullopt;
+  const Vaddr start = vma.address_of(from);
+  return vma.part(start, start + vma.page_size().bytes(to - from));
+}
 
 }  // namespace faultline::space

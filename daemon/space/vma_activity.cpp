@@ -39,8 +39,10 @@ Result<std::shared_ptr<VmaActivity>> VmaActivity::clone() const {
       auto guarded = identities_->guarded.clone();
       if (!guarded) return propagate(guarded);
       each_broken_locked(first_, size_, [&](PageIndex page) {
+        const std::uint64_t entry = identities_->ids.entry(page);
         const bool shared = identities_->guarded.contains(page);
-        ids->set(page, shared ? identities_->ids.get(page) : new_frame_id());
+        ids->set_entry(page,
+                       shared ? entry : new_frame_id().value() | (entry & wire::kFrameUnsure));
       });
       copy->identities_ = Identities{std::move(*ids), std::move(*guarded)};
     }
@@ -95,7 +97,9 @@ PageCount VmaActivity::record_break(PageIndex first, PageCount count) {
   if (identities_) {
     for (PageIndex page = first; page < first + count; page = page + PageCount{1}) {
       const bool shared = identities_->guarded.erase(page, PageCount{1}) > PageCount{0};
-      if (shared || !broken_->contains(page)) identities_->ids.set(page, new_frame_id());
+      if (shared || !broken_->contains(page)) {
+        identities_->ids.set_entry(page, new_frame_id().value() | wire::kFrameUnsure);
+      }
     }
   }
   return broken_->insert(first, count);
@@ -113,6 +117,7 @@ std::vector<VmaActivity::Run> VmaActivity::guard(PageIndex first, PageCount coun
   if (!identities_) return runs;
   each_broken_locked(first, count, [&](PageIndex page) {
     if (identities_->guarded.insert(page, PageCount{1}) == PageCount{0}) return;
+    identities_->ids.set_entry(page, identities_->ids.entry(page) | wire::kFrameGuarded);
     if (!runs.empty() && runs.back().first + runs.back().count == page) {
       runs.back().count = runs.back().count + PageCount{1};
     } else {
@@ -124,13 +129,55 @@ std::vector<VmaActivity::Run> VmaActivity::guard(PageIndex first, PageCount coun
 
 void VmaActivity::unguard(const Run& run) {
   const std::lock_guard lock(mutex_);
-  if (identities_) identities_->guarded.erase(run.first, run.count);
+  if (!identities_) return;
+  identities_->guarded.erase(run.first, run.count);
+  for (PageIndex page = run.first; page < run.first + run.count; page = page + PageCount{1}) {
+    identities_->ids.set_entry(page, identities_->ids.entry(page) & ~wire::kFrameGuarded);
+  }
 }
 
 void VmaActivity::forget_break(PageIndex first, PageCount count) {
   const std::lock_guard lock(mutex_);
-  if (broken_) broken_->erase(first, count);
-  if (identities_) identities_->guarded.erase(first, count);
+  if (!broken_) return;
+  if (identities_) {
+    each_broken_locked(first, count,
+                       [&](PageIndex page) { identities_->ids.set(page, FrameId{}); });
+    identities_->guarded.erase(first, count);
+  }
+  broken_->erase(first, count);
+}
+
+Result<UniqueFd> VmaActivity::publish() {
+  if (auto prepared = prepare_breaks(); !prepared) return propagate(prepared);
+  const std::lock_guard lock(mutex_);
+  if (published_.load(std::memory_order_relaxed)) {
+    return fail(EEXIST, "publishing the frames of a mapping once more");
+  }
+  auto made = FrameIds::create_published(first_, size_);
+  if (!made) return propagate(made);
+  if (identities_) {
+    each_broken_locked(first_, size_, [&](PageIndex page) {
+      made->ids.set_entry(page, identities_->ids.entry(page));
+    });
+    identities_->ids = std::move(made->ids);
+  } else {
+    auto guarded = PageSet::create(first_, size_);
+    if (!guarded) return propagate(guarded);
+    each_broken_locked(first_, size_, [&](PageIndex page) {
+      made->ids.set_entry(page, new_frame_id().value() | wire::kFrameUnsure);
+    });
+    identities_ = Identities{std::move(made->ids), std::move(*guarded)};
+  }
+  published_.store(true, std::memory_order_release);
+  return std::move(made->fd);
+}
+
+void VmaActivity::settle(PageIndex first, PageCount count) {
+  const std::lock_guard lock(mutex_);
+  if (!identities_) return;
+  each_broken_locked(first, count, [&](PageIndex page) {
+    identities_->ids.set_entry(page, identities_->ids.entry(page) & ~wire::kFrameUnsure);
+  });
 }
 
 PageCount VmaActivity::broken(PageIndex first, PageCount count) const {

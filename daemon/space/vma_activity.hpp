@@ -55,13 +55,26 @@ class VmaActivity {
   void forget_break(PageIndex first, PageCount count);
   [[nodiscard]] PageCount broken(PageIndex first, PageCount count) const;
 
-  // --- identities, of a mapping that is waited for by page
+  // --- identities, of a mapping that is waited for by page, or pinned
   //
   // A page gets one when it parts from the object, and another one when it parts from a fork
   // relative's. The latter is seen by a fault where the page was write-protected before the fork:
   // guard() says so first. Pages that were not, part at the fork.
 
   [[nodiscard]] bool by_page() const { return by_page_ == ByPage::yes; }
+  // Has the identities published, for the mapping's process alone, which pins private pages. No
+  // answer in the mapping is under way: from then on it is exact. Errors: EEXIST they are; ENOMEM.
+  Result<UniqueFd> publish();
+  [[nodiscard]] bool published() const { return published_.load(std::memory_order_acquire); }
+  [[nodiscard]] PageIndex first() const { return first_; }
+  [[nodiscard]] PageCount size() const { return size_; }
+  // Somebody goes by what each page is: no page parts that nobody writes to, and each is recorded
+  // before it does.
+  [[nodiscard]] bool exact() const {
+    return by_page() || published();
+  }
+  // Of pages that have parted: the process has them, or has written to them.
+  void settle(PageIndex first, PageCount count);
   // 0: the page is the object's.
   [[nodiscard]] FrameId identity(PageIndex page) const;
   // Private pages in the range that are not guarded, as runs: each is from now on, and must be
@@ -87,13 +100,14 @@ class VmaActivity {
   mutable std::mutex mutex_;
   FaultAround fault_around_;
   std::optional<PageSet> broken_;  // made when the first is near
-  // Made with broken_, of a mapping that is waited for by page.
+  // Made with broken_, of a mapping that is waited for by page, or when it is published.
   struct Identities {
     FrameIds ids;
     PageSet guarded;
   };
   std::optional<Identities> identities_;
   std::atomic<bool> prepared_{false};
+  std::atomic<bool> published_{false};
 };
 
 }  // namespace faultline::space

@@ -133,6 +133,19 @@ std::vector<Vma> VmaTree::overlapping(Vaddr start, Vaddr end) const {
   return pieces;
 }
 
+std::vector<Vma> VmaTree::shared_of(const memory::MemoryObject& object, PageIndex first,
+                                    PageCount count) const {
+  std::vector<Vma> pieces;
+  const epoch::Domain::Section section(domain_);
+  tree_.view().for_each(0, UINT64_MAX, [&](const Entry& entry) {
+    if (auto piece = shared_part(entry.value->vma, object, first, count)) {
+      pieces.push_back(std::move(*piece));
+    }
+    return true;
+  });
+  return pieces;
+}
+
 bool VmaTree::covers(const VaRange& range) const {
   const epoch::Domain::Section section(domain_);
   Vaddr covered = range.start;
@@ -154,29 +167,53 @@ std::size_t VmaTree::size() const {
   return tree_.view().size();
 }
 
+VaRange VmaTree::whole_pages(const VaRange& range) const {
+  Vaddr start = range.start;
+  Vaddr end = range.end();
+  if (const VmaRef first = find(start)) start = first->page_size().round_down(start);
+  if (const VmaRef last = find(Vaddr{end.value() - 1})) {
+    const PageSize page_size = last->page_size();
+    const Vaddr page = page_size.round_down(Vaddr{end.value() - 1});
+    end = page + page_size.bytes();
+  }
+  return {start, end - start};
+}
+
 std::vector<Vma> VmaTree::insert(Vma vma) {
   assert(vma.start < vma.end);
-  std::vector<Vma> replaced = overlapping(vma.start, vma.end);
+  const VaRange cut = whole_pages({vma.start, vma.length()});
+  std::vector<Vma> replaced = overlapping(cut.start, cut.end());
   Step step(*this);
+  if (cut.length != vma.length()) step.cut(cut.start, cut.end());
   step.insert(std::move(vma));
   step.commit();
   return replaced;
 }
 
 std::vector<Vma> VmaTree::remove(Vaddr start, Vaddr end) {
-  std::vector<Vma> removed = overlapping(start, end);
+  if (start == end) return {};
+  const VaRange cut = whole_pages({start, end - start});
+  std::vector<Vma> removed = overlapping(cut.start, cut.end());
   if (removed.empty()) return removed;
   Step step(*this);
-  step.cut(start, end);
+  step.cut(cut.start, cut.end());
   step.commit();
   return removed;
 }
 
 VmaTree::Moved VmaTree::move(VaRange from, Vaddr to) {
-  Moved moved{overlapping(from.start, from.end()), overlapping(to, to + from.length)};
+  const VaRange source = whole_pages(from);
+  const VaRange target = whole_pages({to, from.length});
+  Moved moved;
+  for (Vma& vma : overlapping(source.start, source.end())) {
+    const bool whole = vma.start >= from.start && vma.end <= from.end() &&
+                       vma.page_size().aligned((to + (vma.start - from.start)).value());
+    (whole ? moved.taken : moved.replaced).push_back(std::move(vma));
+  }
+  for (Vma& vma : overlapping(target.start, target.end())) moved.replaced.push_back(std::move(vma));
   Step step(*this);
-  step.cut(from.start, from.end());
-  step.cut(to, to + from.length);
+  step.cut(source.start, source.end());
+  step.cut(target.start, target.end());
   for (const Vma& vma : moved.taken) step.insert(vma.moved_to(to + (vma.start - from.start)));
   step.commit();
   return moved;

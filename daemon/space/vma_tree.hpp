@@ -72,13 +72,19 @@ class VmaTree {
   [[nodiscard]] std::vector<Vma> all() const;
   // The pieces of VMAs in [start, end).
   [[nodiscard]] std::vector<Vma> overlapping(Vaddr start, Vaddr end) const;
+  // The pieces of shared VMAs that show some of these pages of the object.
+  [[nodiscard]] std::vector<Vma> shared_of(const memory::MemoryObject& object, PageIndex first,
+                                           PageCount count) const;
   [[nodiscard]] bool covers(const VaRange& range) const;
   // Where the first VMA behind an address in none begins; nothing where there is no more.
   [[nodiscard]] std::optional<Vaddr> next_start(Vaddr address) const;
   [[nodiscard]] std::size_t size() const;
   [[nodiscard]] bool empty() const { return size() == 0; }
 
-  // Each is one step for readers, and returns copies of what it took out.
+  // Each is one step for readers, and returns copies of what it took out. No VMA begins or ends
+  // within a page of its object: of a huge page a part of which is taken out, nothing is left. The
+  // kernel cuts none; a client can say of small pages that they are huge ones, and events of
+  // several threads can come in another order than the changes that they tell of.
 
   // Whatever stood in its place is replaced.
   std::vector<Vma> insert(Vma vma);
@@ -86,7 +92,7 @@ class VmaTree {
   std::vector<Vma> remove(Vaddr start, Vaddr end);
   struct Moved {
     std::vector<Vma> taken;     // as they were
-    std::vector<Vma> replaced;  // what stood where they are now
+    std::vector<Vma> replaced;  // what stood where they are now, and what could not be moved
   };
   // Takes a range to another place, which does not overlap it.
   Moved move(VaRange from, Vaddr to);
@@ -101,6 +107,8 @@ class VmaTree {
   using Tree = epoch::IntervalTree<VmaRecord>;
   // The parts of one writer's step.
   class Step;
+  // The range, with all of the pages that it cuts; not an empty one.
+  [[nodiscard]] VaRange whole_pages(const VaRange& range) const;
 
   epoch::Domain& domain_;
   Tree tree_;

@@ -9,6 +9,7 @@ Woken::Woken(const BrokeredWait& wait)
       offset(wait.offset),
       space(wait.client->space_id),
       address(wait.address),
+      in_page(wait.in_page),
       frame(wait.frame),
       mask(wait.mask),
       woken(wait.outcome == 0) {}

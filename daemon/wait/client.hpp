@@ -9,7 +9,7 @@
 
 #include "daemon/channel/channel.hpp"
 #include "daemon/kernel/closer.hpp"
-#include "daemon/space/address_space.hpp"
+#include "daemon/space/populate_job.hpp"
 
 namespace faultline::wait {
 
@@ -30,6 +30,7 @@ struct Woken {
   std::uint64_t offset = 0;
   SpaceId space;
   Vaddr address;
+  std::uint32_t in_page = 0;  // of a frame's word
   space::FrameId frame;
   std::uint32_t mask = 0;
   bool woken = false;
@@ -44,7 +45,8 @@ struct Client {
   uid_t uid = 0;
   std::weak_ptr<space::AddressSpace> space;
   std::unique_ptr<channel::Channel> channel;
-  WaitKeeper* keeper = nullptr;  // its user's; outlives it
+  WaitKeeper* keeper = nullptr;        // its user's; outlives it
+  space::FaultWorker* home = nullptr;  // of its space; outlives it
   // The VMA that holds an address of its space; null where none does.
   [[nodiscard]] space::VmaRef vma_at(Vaddr address) const;
   // Whether the address is still that VMA's, or that of a piece of it.
@@ -54,6 +56,8 @@ struct Client {
   std::vector<std::shared_ptr<Target>> targets;                            // null: free
   std::unordered_map<std::uint32_t, std::unique_ptr<BrokeredWait>> waits;  // by their numbers
   std::uint32_t last_id = 0;
+  // Pages that are being brought for it, by the record that waits for them.
+  std::unordered_map<std::uint32_t, std::shared_ptr<space::PopulateJob>> fetching;
   bool closed = false;
 
   // Completions in its ring, or on their way there, that it has not taken, as far as it says the

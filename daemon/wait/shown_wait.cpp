@@ -17,8 +17,7 @@ wire::WordKey key_of(SpaceId space, const space::Vma& vma, const WordTable::Show
     case WordKind::own:
       return {wire::KeyKind::space, 0, space.value(), word.address.value()};
     case WordKind::frame:
-      return {wire::KeyKind::frame, 0, word.frame.value(),
-              word.address.value() % kBasePage.bytes().value()};
+      return {wire::KeyKind::frame, 0, word.frame.value(), in_page(vma, word.address)};
     case WordKind::shared:
     case WordKind::clean:
       break;

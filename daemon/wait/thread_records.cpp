@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
+#include <memory>
 
 #include "daemon/kernel/futex.hpp"
 #include "daemon/wait/word_in_vma.hpp"
@@ -15,24 +17,37 @@ constexpr std::uint32_t kWaiters = 0x80000000;
 constexpr std::uint32_t kOwnerDied = 0x40000000;
 constexpr std::uint32_t kTidMask = 0x3fffffff;
 
-// Of a word that the dead thread had listed.
-void hand_over(const space::Vma* vma, Vaddr address, std::uint32_t tid) {
-  const bool lock = vma != nullptr && vma->sharing == space::Sharing::shared && vma->may_write &&
-                    address.value() % sizeof(std::uint32_t) == 0;
-  if (!lock) return;
-  const ByteCount offset = offset_in(*vma, address);
-  // Of a page that has gone the word is 0 or the file's: nobody's lock.
-  const auto eight = vma->object->peek(offset);
-  if (!eight) return;
+void hand_over_word(const std::shared_ptr<memory::MemoryObject>& object, ByteCount offset,
+                    std::uint32_t tid) {
+  const PageIndex page = object->page_size().index_of(offset);
+  const auto when_back = [&] {
+    // Of a page that was never there, or that a client took out, the word is 0 or the file's:
+    // nobody's lock. But one that left memory comes back with what it held.
+    const memory::PageState state = object->pages().state(page);
+    if (!object->may_wait() || state == memory::PageState::absent ||
+        state == memory::PageState::poisoned) {
+      return;
+    }
+    object->bring_back(page, [object, offset, tid] { hand_over_word(object, offset, tid); });
+  };
+  const auto eight = object->peek(offset);
+  if (!eight) return when_back();
   const auto word = static_cast<std::uint32_t>(*eight);
   if ((word & kTidMask) == tid) {
     // Between that look and this store the word can only have got kWaiters, which it has now in any
     // case: nobody but the owner, who is dead, takes the thread's number out of it.
-    if (!vma->object->poke(offset, kWaiters | kOwnerDied)) return;
+    if (!object->poke(offset, kWaiters | kOwnerDied)) return when_back();
   }
   // Whatever the word holds: it may have died between giving a lock up and waking, or with a wake
   // that it was given, and another may have taken the lock since without knowing of those who wait.
-  (void)kernel::futex_wake_shared(*vma->object->word(offset), 1);
+  if (kernel::futex_wake_shared(*object->word(offset), 1) == -EFAULT) when_back();
+}
+
+// Of a word that the dead thread had listed.
+void hand_over(const space::Vma* vma, Vaddr address, std::uint32_t tid) {
+  const bool lock = vma != nullptr && vma->sharing == space::Sharing::shared && vma->may_write &&
+                    address.value() % sizeof(std::uint32_t) == 0;
+  if (lock) hand_over_word(vma->object, offset_in(*vma, address), tid);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "daemon/wait/unqueued_waits.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <future>
 #include <iterator>
 #include <memory>
@@ -23,8 +24,7 @@ bool UnqueuedWaits::enter(BrokeredWait& wait, PageIndex page) {
   // who watches.
   std::atomic_thread_fence(std::memory_order_seq_cst);
   if (stays(wait.offset)) return true;
-  const memory::PageState state = wait.object->pages().state(page);
-  if (state == memory::PageState::absent || state == memory::PageState::lost) return true;
+  if (wait.object->pages().in_no_memory(page)) return true;
   return !leave(wait);  // otherwise whoever made the page resident has it
 }
 
@@ -62,17 +62,33 @@ int UnqueuedWaits::wake(const memory::MemoryObject& object, std::uint64_t offset
   return woken;
 }
 
-int UnqueuedWaits::wake_at_object(const memory::MemoryObject& object, ByteCount offset, int count,
-                                  std::uint32_t mask) {
-  const int away = wake(object, offset.value(), count, mask);
+Result<int> UnqueuedWaits::wake_at_object(memory::MemoryObject& object, ByteCount offset, int count,
+                                          std::uint32_t mask, const std::function<void()>& again) {
   const PageIndex page = object.page_size().index_of(offset);
-  // Of a page that was never in memory there are no others.
-  if (away == count || stays(offset.value()) ||
-      object.pages().state(page) == memory::PageState::absent) {
-    return away;
+  const memory::PageState state = object.pages().state(page);
+  // Of a page that was never in memory nobody is in the kernel's queue; nor can one be brought back
+  // that its file no longer supplies.
+  const bool in_queue = !stays(offset.value()) && state != memory::PageState::absent &&
+                        state != memory::PageState::poisoned;
+  if (in_queue && object.may_wait() && !object.peek(offset)) {
+    object.bring_back(page, again);
+    return fail(EBUSY, "waking at a word whose page is not in memory");
   }
+  const int away = wake(object, offset.value(), count, mask);
+  if (away == count || !in_queue) return away;
   const int woken = kernel::futex_wake_shared(*object.word(offset), count - away, mask);
+  if (woken == -EFAULT && object.may_wait()) {
+    // It went in this moment. Those who wait are woken a moment later, and not counted.
+    hand_on(object.shared_from_this(), offset, count - away, mask);
+  }
   return away + std::max(woken, 0);
+}
+
+void UnqueuedWaits::hand_on(const std::shared_ptr<memory::MemoryObject>& object, ByteCount offset,
+                            int count, std::uint32_t mask) {
+  (void)wake_at_object(*object, offset, count, mask, [this, object, offset, count, mask] {
+    hand_on(object, offset, count, mask);
+  });
 }
 
 bool UnqueuedWaits::comes(const BrokeredWait& wait) const {

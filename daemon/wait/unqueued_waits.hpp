@@ -19,6 +19,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <future>
 #include <list>
 #include <map>
@@ -47,9 +48,15 @@ class UnqueuedWaits final : public memory::PageWatcher {
                          std::uint32_t mask);
 
   // The same for all who wait at the object's word: first those whose page is away, then those in
-  // the kernel's queue.
-  [[nodiscard]] int wake_at_object(const memory::MemoryObject& object, ByteCount offset, int count,
-                                   std::uint32_t mask);
+  // the kernel's queue. The kernel knows that queue by the page: where the page was taken out of
+  // memory since somebody queued there, it has to come back first. EBUSY: that has begun, nobody
+  // was woken, and again is called, on another thread, when the page is there.
+  [[nodiscard]] Result<int> wake_at_object(memory::MemoryObject& object, ByteCount offset,
+                                           int count, std::uint32_t mask,
+                                           const std::function<void()>& again);
+  // The same, however long it takes, where nobody wants to know how many were woken.
+  void hand_on(const std::shared_ptr<memory::MemoryObject>& object, ByteCount offset, int count,
+               std::uint32_t mask);
 
   void pages_come(memory::MemoryObject& object, PageIndex first, PageCount count) override;
 

@@ -110,6 +110,13 @@ Status WaitQueues::compare_and_queue(BrokeredWait& wait) {
   auto expected = std::optional{static_cast<std::uint32_t>(wait.expected)};
   if (wait.bytes() != 4 || wait.requeued) {
     const auto bytes = wait.object->peek(ByteCount{wait.offset});
+    if (!bytes && wait.object->may_wait()) {
+      // It is just leaving memory, or a client punched a hole: when that is over it is looked for
+      // again.
+      wait.object->bring_back(wait.object->page_size().index_of(ByteCount{wait.offset}),
+                              [mailbox = mailbox_] { mailbox->post([] {}); });
+      return fail(EBUSY, "looking at a word whose page is not in memory");
+    }
     if (!bytes) return fail(EFAULT, "looking at a word of an object");
     expected = container_with(wait, *bytes);
     if (!expected) return fail(EAGAIN, "waiting for a word of another value");
@@ -140,9 +147,12 @@ void WaitQueues::page_came(BrokeredWait& wait) {
   // Its page parted before this was read, or it was moved to another word.
   if (wait.state != BrokeredWait::State::unqueued || !unqueued_.comes(wait)) return;
   if (wait.reason != 0) return listener_.over(wait, -wait.reason);
-  if (auto queued = compare_and_queue(wait); !queued) {
-    listener_.over(wait, -queued.error().code());
-  }
+  auto queued = compare_and_queue(wait);
+  if (queued) return;
+  if (queued.error().code() != EBUSY) return listener_.over(wait, -queued.error().code());
+  (void)unhook(wait);
+  wait.state = BrokeredWait::State::queued;
+  requeued_.push_back(&wait);
 }
 
 // --- the word's value
@@ -206,7 +216,10 @@ void WaitQueues::recall_ended() {
 
 int WaitQueues::unhook(BrokeredWait& wait) {
   const WordTable::Unhooked was = words_.unhook(wait);
-  if (was.hung) wait.frame = was.frame;
+  if (was.hung) {
+    wait.frame = was.frame;
+    wait.in_page = was.in_page;
+  }
   return was.ended;
 }
 

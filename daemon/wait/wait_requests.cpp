@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <utility>
 
 #include "daemon/wait/word_in_vma.hpp"
 
@@ -47,6 +48,7 @@ Status check(const Client& client, const wire::Submission& asked) {
 }  // namespace
 
 void WaitRequests::attempt(const std::shared_ptr<Client>& client, const wire::Submission& asked) {
+  if (client->closed) return;  // nobody waits for its answers, and its space may be going
   // What one thread asks is carried out in its order: the words of one wait, and its cancelling.
   const bool later = std::ranges::any_of(postponed_, [&](const Postponed& other) {
     return other.client == client && other.asked.record == asked.record;
@@ -84,6 +86,8 @@ Status WaitRequests::carry_out(const std::shared_ptr<Client>& client,
                               : waits_.cancel(client, asked);
     case wire::ChannelOp::requeue:
       return requeue(*client, asked);
+    case wire::ChannelOp::pin:
+      return pin(client, asked);
     default:
       return fail(EINVAL, "carrying out an unknown request");
   }
@@ -110,7 +114,7 @@ Status WaitRequests::wake(const Client& client, const wire::Submission& asked) {
   const Vaddr address{asked.address};
   const space::VmaRef vma = client.vma_at(address);
   if (!vma) return fail(EFAULT, "waking at a word that is in no mapping");
-  auto woken = wakes_.wake(client, *vma, address, at_most_int(asked.count), asked.mask);
+  auto woken = wakes_.wake(client, *vma, address, at_most_int(asked.count), asked.mask, again_);
   if (!woken) return propagate(woken);
   client.channel->answer(asker_of(asked), {*woken, {}});
   return {};
@@ -126,12 +130,50 @@ Status WaitRequests::requeue(const Client& client, const wire::Submission& asked
   auto found =
       words_.find(client.space_id, *target, to, nullptr, [&] { return client.has(*target, to); });
   if (!found) return propagate(found);
-  auto woken = wakes_.wake(client, *source, from, at_most_int(asked.count), kernel::kEveryBit);
+  auto woken =
+      wakes_.wake(client, *source, from, at_most_int(asked.count), kernel::kEveryBit, again_);
   if (!woken) return propagate(woken);
   const int moved =
       waits_.requeue(client.space_id, {*source, from}, {*target, to}, at_most_int(asked.user_data));
   client.channel->answer(asker_of(asked), {*woken + moved, {}});
   return {};
+}
+
+// The pins themselves are in the process's ledger; what it cannot do itself is to bring the pages.
+Status WaitRequests::pin(const std::shared_ptr<Client>& client, const wire::Submission& asked) {
+  const space::VaRange range{Vaddr{asked.address}, ByteCount{asked.expected}};
+  const bool whole = kBasePage.aligned(asked.address) && kBasePage.aligned(asked.expected) &&
+                     asked.expected != 0 && asked.address + asked.expected > asked.address;
+  const std::uint32_t record = asked.record;
+  if (!whole || record == 0 || (asked.flags & ~(wire::kPinForWriting | wire::kPinWritten)) != 0) {
+    return fail(EINVAL, "carrying out a malformed request to pin");
+  }
+  const auto space = client->space.lock();
+  if (!space || !space->covers(range)) return fail(EFAULT, "pinning what is not all mapped");
+  if ((asked.flags & wire::kPinWritten) != 0) {
+    space->settle(range);
+    client->channel->answer(asker_of(asked), {});
+    return {};
+  }
+  if (client->fetching.contains(record)) {
+    return fail(EINVAL, "pinning in a thread that waits for pages already");
+  }
+  const auto ended = [client, asker = asker_of(asked)] {
+    client->keeper->post([client, asker] {
+      const auto fetch = client->fetching.extract(asker.record);
+      if (fetch.empty()) return;  // it has left
+      const space::PopulateProgress progress = fetch.mapped()->progress();
+      client->channel->answer(asker, {-progress.error, {progress.failed.value(), 0, 0}});
+    });
+  };
+  const bool write = (asked.flags & wire::kPinForWriting) != 0;
+  client->fetching.emplace(
+      record, space::RangePopulateJob::start(*client->home, space, range, write, ended));
+  return {};
+}
+
+void WaitRequests::end_fetches(Client& client) {
+  for (const auto& [record, job] : std::exchange(client.fetching, {})) job->cancel();
 }
 
 }  // namespace faultline::wait

@@ -13,15 +13,18 @@ namespace faultline::wait {
 
 class WaitRequests {
  public:
-  WaitRequests(WordTable& words, WordWakes& wakes, KeptWaits& waits)
-      : words_(words), wakes_(wakes), waits_(waits) {}
+  // again: called on any thread, has attempt_postponed called soon.
+  WaitRequests(WordTable& words, WordWakes& wakes, KeptWaits& waits, std::function<void()> again)
+      : words_(words), wakes_(wakes), waits_(waits), again_(std::move(again)) {}
   WaitRequests(const WaitRequests&) = delete;
   WaitRequests& operator=(const WaitRequests&) = delete;
   ~WaitRequests() = default;
 
   // Carries it out, or postpones it, or answers why it cannot be.
   void attempt(const std::shared_ptr<Client>& client, const wire::Submission& asked);
-  // Those whose words moved.
+  // The client has left: nobody waits for its pages.
+  static void end_fetches(Client& client);
+  // Those whose words moved, or whose pages came back.
   void attempt_postponed();
 
  private:
@@ -30,15 +33,18 @@ class WaitRequests {
     wire::Submission asked;
   };
 
-  // Errors: what the client is answered; EBUSY of a word that moves: to be carried out later.
+  // Errors: what the client is answered; EBUSY of a word that moves, or whose page has to come back
+  // first: to be carried out later.
   Status carry_out(const std::shared_ptr<Client>& client, const wire::Submission& asked);
   Status resolve(const Client& client, const wire::Submission& asked);
   Status wake(const Client& client, const wire::Submission& asked);
   Status requeue(const Client& client, const wire::Submission& asked);
+  static Status pin(const std::shared_ptr<Client>& client, const wire::Submission& asked);
 
   WordTable& words_;
   WordWakes& wakes_;
   KeptWaits& waits_;
+  const std::function<void()> again_;
   std::vector<Postponed> postponed_;
 };
 

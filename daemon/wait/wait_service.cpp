@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 
+#include <future>
 #include <utility>
 
 #include "daemon/kernel/futex.hpp"
@@ -70,6 +71,7 @@ Result<WaitService::Opened> WaitService::open(uid_t uid, const space::SpaceRef& 
   opened.client->space_id = space.id;
   opened.client->uid = uid;
   opened.client->space = space.space;
+  opened.client->home = space.worker;
   opened.client->channel = std::move(*channel);
   opened.client->keeper = &user->worker().keeper();
   user->enter(opened.client);
@@ -78,6 +80,18 @@ Result<WaitService::Opened> WaitService::open(uid_t uid, const space::SpaceRef& 
 
 void WaitService::close(const std::shared_ptr<Client>& client) {
   user_of(*client).leave(client);
+}
+
+bool WaitService::settle(std::chrono::steady_clock::time_point deadline) {
+  // A worker reads its letters between requests, so this one comes after those under way.
+  bool all = true;
+  for (UserWaits* user : users_of(std::nullopt)) {
+    auto done = std::make_shared<std::promise<void>>();
+    auto settled = done->get_future();
+    if (!user->worker().post([done] { done->set_value(); })) continue;
+    all = settled.wait_until(deadline) == std::future_status::ready && all;
+  }
+  return all;
 }
 
 void WaitService::add_target(const std::shared_ptr<Client>& client, Target target,
@@ -135,8 +149,17 @@ ShownWaits WaitService::waits_of(uid_t uid, SpaceId space, std::size_t most) con
   return {};
 }
 
-int WaitService::wake(const memory::MemoryObject& object, ByteCount offset, int count) {
-  return unqueued_.wake_at_object(object, offset, count, kernel::kEveryBit);
+Result<int> WaitService::wake(memory::MemoryObject& object, ByteCount offset, int count) {
+  const auto give_up = std::chrono::steady_clock::now() + kSettleWithin;
+  for (;;) {
+    const auto there = std::make_shared<std::promise<void>>();
+    auto woken = unqueued_.wake_at_object(object, offset, count, kernel::kEveryBit,
+                                          [there] { there->set_value(); });
+    if (woken || woken.error().code() != EBUSY ||
+        there->get_future().wait_until(give_up) != std::future_status::ready) {
+      return woken;
+    }
+  }
 }
 
 Result<int> WaitService::wake(std::optional<uid_t> only_of, SpaceId space, Vaddr address,

@@ -37,6 +37,10 @@ class WaitService {
   // uid: of the address space. Errors: as Channel::create.
   Result<Opened> open(uid_t uid, const space::SpaceRef& space, kernel::ForeignFd records);
   void close(const std::shared_ptr<Client>& client);
+  // Returns when everything that clients had asked for before they were closed has been carried
+  // out: from then on the spaces of clients that are closed are used no more. False where a worker
+  // has not come so far until the deadline.
+  [[nodiscard]] bool settle(std::chrono::steady_clock::time_point deadline);
 
   // Where completions of the client can go. done: with the number of the target. Errors: EUSERS.
   void add_target(const std::shared_ptr<Client>& client, Target target,
@@ -59,7 +63,8 @@ class WaitService {
   [[nodiscard]] ShownWaits waits_of(uid_t uid, SpaceId space, std::size_t most) const;
 
   // Wakes at most count who wait for the object's word, whoever's they are. Returns how many.
-  [[nodiscard]] int wake(const memory::MemoryObject& object, ByteCount offset, int count);
+  // Blocks for kSettleWithin at most, where the word's page has to come back first: EBUSY then.
+  [[nodiscard]] Result<int> wake(memory::MemoryObject& object, ByteCount offset, int count);
   // The same for words in private memory; only_of: among the address spaces of this user alone.
   // Errors: EBUSY a page of the user's was about to part for kSettleWithin; ESRCH no such space
   // that has a channel.

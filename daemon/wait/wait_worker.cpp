@@ -48,7 +48,7 @@ WaitWorker::WaitWorker(WordTable& words, UnqueuedWaits& unqueued,
       ring_(std::move(ring)),
       mailbox_(std::move(mailbox)),
       waits_(words, unqueued, wakes_, *ring_, mailbox_, std::move(signal)),
-      requests_(words, wakes_, waits_) {}
+      requests_(words, wakes_, waits_, [mailbox = mailbox_] { mailbox->post([] {}); }) {}
 
 WaitWorker::~WaitWorker() {
   post([this] { stopping_ = true; });
@@ -199,6 +199,7 @@ void WaitWorker::leave(std::shared_ptr<Client> client) {
 void WaitWorker::leave_now(const std::shared_ptr<Client>& client) {
   client->closed = true;
   waits_.end_all(*client);
+  WaitRequests::end_fetches(*client);
   const auto doorbell = doorbells_.find(client.get());
   if (doorbell == doorbells_.end()) return;
   ring_->cancel(*doorbell->second);

@@ -5,6 +5,8 @@
 #include <climits>
 #include <utility>
 
+#include "daemon/wait/word_in_vma.hpp"
+
 namespace faultline::wait {
 
 namespace {
@@ -44,6 +46,7 @@ Result<Word*> WordTable::make_locked(Words& words, const space::Vma& vma, Vaddr 
   }
   Word word;
   word.kind = vma.sharing == space::Sharing::shared ? WordKind::shared : WordKind::own;
+  word.in_page = in_page(vma, address);
   if (has_slot(word)) {
     const auto slot = lot_.take();
     if (!slot) return fail(EUSERS, "waiting for more words than there are slots for");
@@ -56,7 +59,7 @@ Result<Word*> WordTable::make_locked(Words& words, const space::Vma& vma, Vaddr 
   if (frame == space::FrameId{}) {
     made.kind = WordKind::clean;
   } else {
-    join_locked(address, made, frame);
+    join_locked(made, frame);
   }
   return &made;
 }
@@ -91,6 +94,7 @@ Result<WordTable::Found> WordTable::find(SpaceId space, const space::Vma& vma, V
 WordTable::Unhooked WordTable::unhook(WaitHook& hook) {
   const std::lock_guard lock(mutex_);
   Unhooked was{hook.word != nullptr || hook.ended != 0,
+               hook.word != nullptr ? hook.word->in_page : hook.in_page,
                hook.word != nullptr ? hook.word->frame : hook.frame, hook.ended};
   if (hook.next != nullptr) unlink(hook);
   if (hook.word != nullptr) --hooks_;
@@ -107,7 +111,7 @@ std::vector<SlotIndex> WordTable::slots_locked(SpaceId space, Vaddr address) con
   const Word& word = at->second;
   std::vector<SlotIndex> slots{word.slot};
   if (word.kind != WordKind::frame) return slots;
-  for (const SlotIndex slot : groups_.at(group_key(word.frame, address))) {
+  for (const SlotIndex slot : groups_.at(group_key(word))) {
     if (slot != word.slot) slots.push_back(slot);
   }
   return slots;
@@ -120,24 +124,24 @@ std::vector<const kernel::FutexWord*> WordTable::group(SpaceId space, Vaddr addr
   return futexes;
 }
 
-void WordTable::join_locked(Vaddr address, Word& word, space::FrameId frame) {
+void WordTable::join_locked(Word& word, space::FrameId frame) {
   word.kind = WordKind::frame;
   word.frame = frame;
-  auto& group = groups_[group_key(frame, address)];
+  auto& group = groups_[group_key(word)];
   group.push_back(word.slot);
   lot_.link(group);
 }
 
-void WordTable::leave_locked(Vaddr address, Word& word) {
+void WordTable::leave_locked(Word& word) {
   if (word.kind != WordKind::frame) return;
-  const auto at = groups_.find(group_key(word.frame, address));
+  const auto at = groups_.find(group_key(word));
   std::erase(at->second, word.slot);
   lot_.unlink(word.slot, at->second);
   if (at->second.empty()) groups_.erase(at);
   reached(BreakStep::left);
 }
 
-void WordTable::change_slot_locked(Vaddr, Word& word) {
+void WordTable::change_slot_locked(Word& word) {
   const auto slot = lot_.take();
   // Without another slot those who looked the word up before cannot be told from those who do from
   // now on. They are the same user's: a wake too many for those who have used up what they may
@@ -147,10 +151,10 @@ void WordTable::change_slot_locked(Vaddr, Word& word) {
   word.slot = *slot;
 }
 
-int WordTable::replace_slot_locked(Vaddr address, Word& word, SlotIndex slot) {
+int WordTable::replace_slot_locked(Word& word, SlotIndex slot) {
   const SlotIndex old = std::exchange(word.slot, slot);
   if (word.kind != WordKind::frame) return lot_.move_on(old, slot);
-  auto& group = groups_.at(group_key(word.frame, address));
+  auto& group = groups_.at(group_key(word));
   const int moved = lot_.replace(group, old, slot);
   std::ranges::replace(group, old, slot);
   return moved;
@@ -168,17 +172,16 @@ WordTable::Parted WordTable::part(SpaceId space, const space::Vma& vma, PageInde
   const Vaddr end = start + vma.page_size().bytes();
   for (auto at = words->second.lower_bound(start); at != words->second.end() && at->first < end;
        ++at) {
-    follow_locked(at->first, at->second, now, parted.moving);
+    follow_locked(at->second, now, parted.moving);
   }
   return parted;
 }
 
-void WordTable::follow_locked(Vaddr address, Word& word, space::FrameId frame,
-                              std::vector<Word*>& moving) {
+void WordTable::follow_locked(Word& word, space::FrameId frame, std::vector<Word*>& moving) {
   const bool was_clean = word.kind == WordKind::clean;
-  leave_locked(address, word);
-  change_slot_locked(address, word);
-  join_locked(address, word, frame);
+  leave_locked(word);
+  change_slot_locked(word);
+  join_locked(word, frame);
   reached(BreakStep::named);
   if (!was_clean || !has_hooks(word)) return;
   ++word.moving;
@@ -235,13 +238,14 @@ void WordTable::end_hooks_locked(Word& word, int error) {
     hook.word = nullptr;
     hook.ended = error;
     hook.frame = word.frame;
+    hook.in_page = word.in_page;
     link_before(ended_, hook);
   }
 }
 
 void WordTable::drop_locked(Words& words, Words::iterator at, int error) {
   Word& word = at->second;
-  leave_locked(at->first, word);
+  leave_locked(word);
   if (has_slot(word)) lot_.give_up(word.slot);
   end_hooks_locked(word, error);
   if (word.moving != 0) {
@@ -288,9 +292,9 @@ void WordTable::drop_all(SpaceId space, int error) {
   spaces_.erase(space);
 }
 
-bool WordTable::merge_locked(Words::node_type from, Vaddr address, Word& into) {
+bool WordTable::merge_locked(Words::node_type from, Word& into) {
   Word& word = from.mapped();
-  leave_locked(address, word);
+  leave_locked(word);
   if (has_slot(word) && has_slot(into)) {
     lot_.move_on(word.slot, into.slot);
   } else if (has_slot(word)) {
@@ -328,14 +332,14 @@ std::vector<Word*> WordTable::move(SpaceId space, const space::VaRange& from, Va
     Word& word = node.mapped();
     // Who looked it up at its old address must not find it any more.
     if (has_slot(word)) {
-      if (const auto slot = lot_.take()) (void)replace_slot_locked(node.key(), word, *slot);
+      if (const auto slot = lot_.take()) (void)replace_slot_locked(word, *slot);
     }
     node.key() = to + (node.key() - from.start);
     auto placed = words->second.insert(std::move(node));
     const Vaddr address = placed.position->first;
     Word& known = placed.position->second;
     if (!placed.inserted) {
-      const bool settled = merge_locked(std::move(placed.node), address, known);
+      const bool settled = merge_locked(std::move(placed.node), known);
       if (!settled) moving.push_back(&known);
     }
     reached(BreakStep::named);
@@ -344,7 +348,7 @@ std::vector<Word*> WordTable::move(SpaceId space, const space::VaRange& from, Va
     if (vma == there.end() || !vma->activity->by_page()) continue;
     const space::FrameId frame = vma->activity->identity(vma->page_at(address));
     if (frame != space::FrameId{} && frame != known.frame) {
-      follow_locked(address, known, frame, moving);
+      follow_locked(known, frame, moving);
     }
   }
   return moving;
@@ -360,8 +364,8 @@ void WordTable::reclaim_locked(Words& words) {
       // Nobody can queue there once it has another generation; then it shows whether anybody did.
       const auto spare = lot_.take();
       if (!spare) return;
-      if (replace_slot_locked(at->first, word, *spare) == 0) {
-        leave_locked(at->first, word);
+      if (replace_slot_locked(word, *spare) == 0) {
+        leave_locked(word);
         lot_.give_up(word.slot);
         words.erase(at);
       }
@@ -433,9 +437,9 @@ void WordTable::hand_on(SpaceId space, Vaddr address, std::uint32_t mask) {
   (void)wake_slots_locked(slots_locked(space, address), 1, mask);
 }
 
-void WordTable::hand_on(space::FrameId frame, Vaddr address, std::uint32_t mask) {
+void WordTable::hand_on(space::FrameId frame, std::uint64_t offset, std::uint32_t mask) {
   const std::lock_guard lock(mutex_);
-  const auto group = groups_.find(group_key(frame, address));
+  const auto group = groups_.find(GroupKey{frame, offset});
   if (group != groups_.end()) (void)wake_slots_locked(group->second, 1, mask);
 }
 

@@ -44,15 +44,17 @@ struct WaitHook {
   WaitHook* next = nullptr;
   Word* word = nullptr;  // null: its word is gone
   int ended = 0;         // a positive errno: why it is
-  space::FrameId frame;  // its word's, once that is gone
+  std::uint32_t in_page = 0;
+  space::FrameId frame;  // its word's, once that is gone; in_page too
 };
 
 enum class WordKind : std::uint8_t { shared, own, clean, frame };
 
 struct Word {
   WordKind kind{};
-  unsigned moving = 0;  // how many times it is, from the object's word to its slot
-  SlotIndex slot;       // but of a shared one
+  unsigned moving = 0;        // how many times it is, from the object's word to its slot
+  SlotIndex slot;             // but of a shared one
+  std::uint32_t in_page = 0;  // bytes, from the beginning of its page
   space::FrameId frame;
   WaitHook hooks;  // a ring
 };
@@ -87,6 +89,7 @@ class WordTable {
                      const std::function<bool()>& still_there = nullptr);
   struct Unhooked {
     bool hung = false;  // on a word, until now
+    std::uint32_t in_page = 0;
     space::FrameId frame;
     int ended = 0;  // why its word is gone; 0: it is not
   };
@@ -165,7 +168,7 @@ class WordTable {
   // Gives a wake that nobody took to one who waits at the slot of a word, or at those of its group;
   // the second: of a page's word that is gone. In one step against any change of the word.
   void hand_on(SpaceId space, Vaddr address, std::uint32_t mask);
-  void hand_on(space::FrameId frame, Vaddr address, std::uint32_t mask);
+  void hand_on(space::FrameId frame, std::uint64_t offset, std::uint32_t mask);
   // Has at most count who are queued for the one word queue for the other; both were found. Of
   // relatives those are woken who would be moved: at a slot of this space they would be left behind
   // when it parts from them, or ends. In one step against any change of the words. What hangs on a
@@ -182,12 +185,10 @@ class WordTable {
   };
   struct HashGroupKey {
     std::size_t operator()(const GroupKey& key) const noexcept {
-      return std::hash<std::uint64_t>{}(key.frame.value() * 4096 + key.offset);
+      return std::hash<std::uint64_t>{}(key.frame.value() * kHugePage.bytes().value() + key.offset);
     }
   };
-  static GroupKey group_key(space::FrameId frame, Vaddr address) {
-    return {frame, address.value() % kBasePage.bytes().value()};
-  }
+  static GroupKey group_key(const Word& word) { return {word.frame, word.in_page}; }
 
   [[nodiscard]] Status check_settled_locked() const;
   [[nodiscard]] int wake_slots_locked(std::span<const SlotIndex> slots, int count,
@@ -195,22 +196,22 @@ class WordTable {
   // Those at which a word is waited for, its own first; none where it is at no slot.
   [[nodiscard]] std::vector<SlotIndex> slots_locked(SpaceId space, Vaddr address) const;
   Result<Word*> make_locked(Words& words, const space::Vma& vma, Vaddr address);
-  void join_locked(Vaddr address, Word& word, space::FrameId frame);
-  void leave_locked(Vaddr address, Word& word);
+  void join_locked(Word& word, space::FrameId frame);
+  void leave_locked(Word& word);
   // Gives the word another slot, to which who queues at its own moves. Where there is none left it
   // keeps its own.
-  void change_slot_locked(Vaddr address, Word& word);
+  void change_slot_locked(Word& word);
   [[nodiscard]] static std::vector<WaitHook*> hooks_of_locked(const Word& word);
   // Its page has that identity now. Adds it where waits are to be taken from the object's word
   // first.
-  void follow_locked(Vaddr address, Word& word, space::FrameId frame, std::vector<Word*>& moving);
+  void follow_locked(Word& word, space::FrameId frame, std::vector<Word*>& moving);
   // As change_slot_locked, of a word that stays in the group that it is in. Returns how many moved.
-  int replace_slot_locked(Vaddr address, Word& word, SlotIndex slot);
+  int replace_slot_locked(Word& word, SlotIndex slot);
   void end_hooks_locked(Word& word, int error);
   void drop_locked(Words& words, Words::iterator at, int error);
   // Who waits for the one waits for the other. False where waits are to be taken from the object's
   // word first: the other is moving.
-  bool merge_locked(Words::node_type from, Vaddr address, Word& into);
+  bool merge_locked(Words::node_type from, Word& into);
   void reclaim_locked(Words& words);
   void reached(BreakStep step) const {
     if (options_.hook) options_.hook(step);

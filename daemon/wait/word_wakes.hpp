@@ -15,9 +15,10 @@ class WordWakes {
   WordWakes(WordTable& words, UnqueuedWaits& unqueued) : words_(words), unqueued_(unqueued) {}
 
   // Wakes at most count who wait for the word by a bit of mask. Returns how many. The caller holds
-  // the VMA, which holds the address. Errors: as WordTable::find and WordTable::wake.
+  // the VMA, which holds the address. Errors: as WordTable::find and WordTable::wake; EBUSY: ask
+  // again, where it is for a page to come when again is called.
   Result<int> wake(const Client& client, const space::Vma& vma, Vaddr address, int count,
-                   std::uint32_t mask);
+                   std::uint32_t mask, const std::function<void()>& again);
 
   // Gives a wake that nobody took to another who waits for the same word.
   void hand_on(const Woken& woken);

@@ -76,7 +76,9 @@ typedef struct fl_object_spec {
   int file_fd;
   /* Bytes; a multiple of the page size. */
   uint64_t file_offset;
-  /* Bytes; 0 for the default, 4096. */
+  /* Bytes: 4096 or 2097152 (2 MiB, hugetlbfs); 0 for the default, 4096. Pages of 2 MiB are reserved
+   * when the object is made, all of them, from those that the machine has set aside
+   * (vm.nr_hugepages). A private copy takes one more, and raises SIGBUS where none is left. */
   uint32_t page_size;
 } fl_object_spec;
 
@@ -90,7 +92,8 @@ typedef struct fl_object_spec {
  * Errors: EINVAL a struct_size that is not sizeof(fl_object_spec), size 0, a size beyond the end of
  * the file, a mode beyond 0777, an unknown flag, a bad name, offset or page size; EEXIST the name
  * is taken; EFBIG larger than the daemon allows; EBADF file_fd is not open for reading; ENODEV it
- * is not a regular file; EUSERS a limit of the daemon's is reached; ENOMEM. */
+ * is not a regular file; EUSERS a limit of the daemon's is reached; ENOMEM, also where the machine
+ * has not so many pages of 2 MiB left. */
 FL_API int fl_object_create(fl_client* client, const fl_object_spec* spec, fl_object** object);
 
 #define FL_READ_ONLY 1u
@@ -167,7 +170,8 @@ FL_API int fl_unmap(fl_client* client, void* address, size_t length);
 
 /* The functions from here to fl_populate change mappings, or parts of them: any whole pages that
  * fl_map mapped, of several mappings at once where it is not said otherwise. "EINVAL the range"
- * stands for: unaligned or zero, or not all mapped by fl_map, or not inherited by this fork child
+ * stands for: zero, or cutting a page of the object, or not all mapped by fl_map, or not inherited
+ * by this fork child
  * (limits.md). What the plain system calls do instead stands in docs/api.md. */
 
 #define FL_PROTECT_WRITE (1u << 0)
@@ -187,7 +191,8 @@ FL_API int fl_protect(fl_client* client, void* address, size_t length, uint32_t 
  * object's pages show there again. Shared mappings stay as they are.
  * FL_DISCARD_CONTENT: the object's own pages behind the range, which must be mapped shared and
  * writable, are given back, for all who map them. They read zero from then on, or with a file
- * behind the object the file's content anew. A private page that somebody wrote stays.
+ * behind the object the file's content anew. A private page that somebody wrote stays, unless it is
+ * of 2 MiB: those the kernel drops too, in all processes.
  * Blocks until the daemon took note. Errors: EINVAL the range, another `what`, FL_DISCARD_CONTENT
  * of a private mapping; EACCES FL_DISCARD_CONTENT of a shared mapping that is read-only now, or was
  * made through an object that was opened read-only; EBUSY pages are locked in memory, mlock(2). */
@@ -204,13 +209,14 @@ FL_API int fl_discard(fl_client* client, void* address, size_t length, uint32_t 
  * part of the object, but its private pages are in the new range only; lengths must be equal.
  *
  * The old range must lie in one mapping and allow one kind of access. A part of a mapping is cut
- * off first.
+ * off first. A mapping of pages of 2 MiB neither grows nor leaves its old range mapped: EINVAL.
  *
  * Errors, with nothing changed: EINVAL the range, a new length that is zero, unaligned or past the
  * object's end, flags that are unknown or do not go together, a *new_address that is unaligned,
  * overlaps the old range or can be no process's; ENOMEM it cannot grow where it is and may not
  * move, or the process has no mappings left; EFAULT the kernel keeps the range as several mappings,
- * which plain system calls, or a fork between two fl_protect, can do; EPERM *new_address is below
+ * which plain system calls, or a fork between two fl_protect, can do, and of pages of 2 MiB every
+ * fl_protect of a part; EPERM *new_address is below
  * vm.mmap_min_addr. Errors with *new_address set, and the mapping there: EPIPE the daemon is
  * gone; ENOENT the range was unmapped meanwhile. */
 FL_API int fl_remap(fl_client* client, void* old_address, size_t old_length, size_t new_length,
@@ -220,16 +226,26 @@ FL_API int fl_remap(fl_client* client, void* old_address, size_t old_length, siz
 #define FL_ADVICE_SEQUENTIAL 1u /* pages are used in order: supply many ahead */
 #define FL_ADVICE_RANDOM 2u     /* no page says anything about the next: supply one a fault */
 #define FL_ADVICE_WILL_NEED 3u  /* populate it in the background, as fl_populate_start, reading */
-#define FL_ADVICE_COLD 4u       /* not used soon: its pages are the first to be swapped out */
+#define FL_ADVICE_COLD 4u    /* not used soon: its pages are the first to be taken out of memory */
+#define FL_ADVICE_PAGEOUT 5u /* not used for long: take its objects' pages out of memory now */
 
-/* Says how a range will be used; it changes no content. All but WILL_NEED and COLD hold until they
- * are replaced, and move with fl_remap. Errors: EINVAL the range, another advice; ENOMEM the daemon
- * has no mappings left for the parts; EUSERS as fl_populate_start; EPIPE the daemon is gone. */
+/* Says how a range will be used; it changes no content. All but WILL_NEED, COLD and PAGEOUT hold
+ * until they are replaced, and move with fl_remap. Errors: EINVAL the range, another advice; ENOMEM
+ * the daemon has no mappings left for the parts; EUSERS as fl_populate_start; EPIPE the daemon is
+ * gone.
+ *
+ * PAGEOUT blocks until the pages of the objects behind the range are out of memory, for everybody
+ * who maps them, as far as they can go: those of files that nobody stored to, and, where the daemon
+ * has a swap file, all others. Those that are pinned stay, those of 2 MiB, and this process's
+ * private pages.
+ * Whoever uses one of them next waits for it to be read, and finds what it held. It is no error
+ * where pages stay. */
 FL_API int fl_advise(fl_client* client, void* address, size_t length, uint32_t advice);
 
 #define FL_POPULATE_WRITE                                                    \
   (1u << 0) /* for writing: private pages are copied now, or, where they are \
-              mapped already, by the kernel at the first write */
+              mapped already, by the kernel at the first write; shared pages \
+              of a file count as stored to */
 
 /* Makes a range resident and maps it, so that using it raises no fault until something takes pages
  * away. Blocks until that is done. Errors: those of fl_populate_start and fl_job_wait. */

@@ -54,6 +54,7 @@ enum class advice : std::uint32_t {
   random = FL_ADVICE_RANDOM,
   will_need = FL_ADVICE_WILL_NEED,
   cold = FL_ADVICE_COLD,
+  page_out = FL_ADVICE_PAGEOUT,
 };
 enum class populate : std::uint32_t { read = 0, write = FL_POPULATE_WRITE };
 
@@ -244,6 +245,7 @@ struct object_spec {
   std::uint32_t mode = 0600;
   int file_fd = -1;  // stays the caller's; -1: filled with zeroes
   std::uint64_t file_offset = 0;
+  std::uint32_t page_size = 0;  // bytes: 4096 or 2097152; 0 for the default, 4096
 };
 
 // A connection to a daemon. Objects and mappings keep it; it need not outlive them.
@@ -269,6 +271,7 @@ class client {
     c_spec.flags = spec.file_fd >= 0 ? FL_FROM_FILE : 0;
     c_spec.file_fd = spec.file_fd;
     c_spec.file_offset = spec.file_offset;
+    c_spec.page_size = spec.page_size;
     fl_object* made = nullptr;
     detail::check(fl_object_create(client_.get(), &c_spec, &made));
     return object{client_, made};
@@ -301,6 +304,7 @@ class client {
 
 }  // namespace faultline
 
+#include "faultline/pin.hpp"
 #include "faultline/sync.hpp"
 #include "faultline/wait.hpp"
 

@@ -327,7 +327,7 @@ TEST_F(Api, AnObjectThatCannotBeIsRefused) {
       {[](fl_object_spec& s) { s.mode = 01000; }, "mode"},
       {[](fl_object_spec& s) { s.file_offset = kPage; }, "offset"},
       {[](fl_object_spec& s) { s.page_size = 1; }, "4096"},
-      {[](fl_object_spec& s) { s.page_size = 2U << 20; }, "4096"},
+      {[](fl_object_spec& s) { s.page_size = 4U << 20; }, "2097152"},
   };
   for (const Wrong& wrong : wrongs) {
     fl_object_spec spec = spec_of(kPage);

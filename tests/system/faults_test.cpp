@@ -16,6 +16,9 @@ namespace {
 constexpr std::byte kOne{1};
 constexpr std::byte kTwo{2};
 
+// Pages: as many as make a race.
+constexpr std::size_t kMany = kHugePages ? 32 : 512;
+
 using Faults = SystemTest;
 
 // A page in no memory reads zero, and the fault counts as missing.
@@ -163,6 +166,7 @@ TEST_F(Faults, PartOfAFileIsTakenFromItsOffset) {
   spec.struct_size = sizeof(spec);
   spec.flags = FL_FROM_FILE;
   spec.file_fd = file.fd();
+  spec.page_size = kPage;
   spec.file_offset = 5 * kPage;
   spec.size = 2 * kPage + 1;
   fl_object* created = nullptr;
@@ -188,6 +192,7 @@ TEST_F(Faults, AFileThatShrinksRaisesSigbusForWhatItLostAlone) {
 }
 
 TEST_F(Faults, AMappingOfATerabyteTakesWhatIsTouched) {
+  SKIP_WITH_HUGE_PAGES("every page is reserved");
   constexpr std::uint64_t kTerabyte = std::uint64_t{1} << 40;
   const Object object = create(client_, kTerabyte);
   const auto memory = map(object, kTerabyte, FL_MAP_SHARED | FL_MAP_WRITE);
@@ -221,20 +226,20 @@ TEST_F(Faults, ManyThreadsOnTheSamePagesAllSeeTheContent) {
 // A reader that maps the page while a writer asks for its copy: the copy meets a page that is there
 // already, and the writer must go on all the same (EEXIST at COPY).
 TEST_F(Faults, ReadersAndAPrivateWriterRacingOnOnePageAllGoOn) {
-  const PatternFile file(512 * kPage);
+  const PatternFile file(kMany * kPage);
   const Object object = create_from(client_, file.fd());
   for (int round = 0; round < 10; ++round) {
-    const auto view = map(object, 512 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
+    const auto view = map(object, kMany * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
     bool same = true;
     std::thread reader([&] {
-      for (std::size_t page = 0; page < 512; ++page) {
+      for (std::size_t page = 0; page < kMany; ++page) {
         same = same && view[page * kPage + 1] == file.bytes()[page * kPage + 1];
       }
     });
-    for (std::size_t page = 0; page < 512; ++page) view[page * kPage] = kTwo;
+    for (std::size_t page = 0; page < kMany; ++page) view[page * kPage] = kTwo;
     reader.join();
     EXPECT_TRUE(same);
-    for (std::size_t page = 0; page < 512; ++page) ASSERT_EQ(view[page * kPage], kTwo);
+    for (std::size_t page = 0; page < kMany; ++page) ASSERT_EQ(view[page * kPage], kTwo);
     ASSERT_EQ(fl_unmap(client_, view.data(), view.size()), 0) << fl_last_error();
   }
 }
@@ -253,6 +258,7 @@ TEST_F(Faults, SequentialAccessCrossesTheClientsOwnMprotect) {
 // Sequential private writes open a window of copies; a random write closes it, and what was copied
 // ahead for nothing is counted.
 TEST_F(Faults, CopiesAheadAreCountedWhereTheyWereNotUsed) {
+  SKIP_WITH_HUGE_PAGES("none are made");
   const Object object = create(client_, 2048 * kPage);
   const auto view = map(object, 2048 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
   for (std::size_t page = 0; page < 100; ++page) view[page * kPage] = kOne;
@@ -264,6 +270,7 @@ TEST_F(Faults, CopiesAheadAreCountedWhereTheyWereNotUsed) {
 }
 
 TEST_F(Faults, CopiesAheadOfAMappingThatWasCutAreCountedOnce) {
+  SKIP_WITH_HUGE_PAGES("none are made");
   const Object object = create(client_, 2048 * kPage);
   const auto view = map(object, 2048 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
   for (std::size_t page = 0; page < 100; ++page) view[page * kPage] = kOne;
@@ -310,6 +317,7 @@ TEST_F(Faults, AnUnmappedPartIsGoneAndTheRestStays) {
 // mremap(2) of an old length of 0 copies a shared mapping. How much of it, the kernel does not
 // tell: the first fault in the copy finds out, in this process and in a child alike.
 TEST_F(Faults, ACopyOfAMappingMadeByMremapShowsTheSamePages) {
+  SKIP_WITH_HUGE_PAGES("mremap(2) makes none");
   const PatternFile file(8 * kPage);
   const Object object = create_from(client_, file.fd());
   const auto memory = map(object, 8 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
@@ -357,6 +365,7 @@ TEST_F(Faults, APunchedHoleIsSuppliedAnew) {
 
 // write(2) holds the file's own lock while it waits for the page that it reads from.
 TEST_F(Faults, AnObjectCanBeWrittenToFromAMappingOfItself) {
+  SKIP_WITH_HUGE_PAGES("there is no write(2)");
   constexpr unsigned kWithinSeconds = 20;
   const Outcome outcome = in_child([&] {
     ::alarm(kWithinSeconds);
@@ -376,6 +385,7 @@ TEST_F(Faults, AnObjectCanBeWrittenToFromAMappingOfItself) {
 }
 
 TEST_F(Faults, AFirstPrivateWriteKeepsWhatWasWrittenThroughTheDescriptor) {
+  SKIP_WITH_HUGE_PAGES("there is no write(2)");
   const Object object = create(client_, 8 * kPage);
   const std::vector<std::byte> text(kPage, kOne);
   ASSERT_EQ(::pwrite(fl_object_fd(object), text.data(), kPage, 2 * kPage), kPage);

@@ -111,6 +111,7 @@ TEST_F(Fork, AChildUsesItsParentsHandlesAndMakesItsOwnMappings) {
 }
 
 TEST_F(Fork, ForkingWhileOtherThreadsFaultLosesNoFault) {
+  SKIP_WITH_HUGE_PAGES("takes too many");
   const PatternFile file(2048 * kPage);
   const Object object = create_from(client_, file.fd());
   std::atomic<bool> stop{false};

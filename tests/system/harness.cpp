@@ -255,6 +255,7 @@ Object create(fl_client* client, std::size_t bytes, const char* name, std::uint3
               std::uint32_t flags) {
   fl_object_spec spec{};
   spec.struct_size = sizeof(spec);
+  spec.page_size = kPage;
   spec.name = name;
   spec.size = bytes;
   spec.mode = mode;
@@ -268,6 +269,7 @@ Object create(fl_client* client, std::size_t bytes, const char* name, std::uint3
 Object create_from(fl_client* client, int file, std::size_t bytes, const char* name) {
   fl_object_spec spec{};
   spec.struct_size = sizeof(spec);
+  spec.page_size = kPage;
   spec.name = name;
   spec.size = bytes;
   spec.mode = 0600;

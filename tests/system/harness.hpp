@@ -20,7 +20,17 @@
 
 namespace faultline::testing {
 
-inline constexpr std::size_t kPage = 4096;
+// Of the objects that are made below. Tests that hold for pages of any size are built for both.
+#ifndef FAULTLINE_TEST_PAGE
+#define FAULTLINE_TEST_PAGE 4096
+#endif
+inline constexpr std::size_t kPage = FAULTLINE_TEST_PAGE;
+inline constexpr bool kHugePages = kPage != 4096;
+// What fl_progress counts in.
+inline constexpr std::size_t kCounted = kPage / 4096;
+// A test of what cannot be, or means nothing, there.
+#define SKIP_WITH_HUGE_PAGES(why) \
+  if (kHugePages) GTEST_SKIP() << "with pages of 2 MiB: " << (why)
 
 // A faultlined of the test's own, in a directory of its own. Stopped with SIGTERM, and it must exit
 // 0.

@@ -27,6 +27,7 @@
 #include <utility>
 
 #include "tests/system/harness.hpp"
+#include "tests/system/huge_pages.hpp"
 #include "tests/unit/holes.hpp"
 #include "tests/unit/seed.hpp"
 
@@ -450,10 +451,10 @@ TEST_F(Hostile, UnknownOperationsAndQueriesAreRefused) {
   {
     const Raw raw(socket());
     EXPECT_EQ(raw.hello().header.status, 0);
-    for (const unsigned op : {0U, 25U, 255U, 0xffffU}) {
+    for (const unsigned op : {0U, 30U, 255U, 0xffffU}) {
       EXPECT_TRUE(raw.call(static_cast<Op>(op)).refused_with(EOPNOTSUPP)) << op;
     }
-    for (const std::uint32_t query : {0U, 6U, 0xffff'ffffU}) {
+    for (const std::uint32_t query : {0U, 7U, 0xffff'ffffU}) {
       const wire::AdminRequest request{static_cast<wire::AdminQuery>(query), 0};
       EXPECT_TRUE(raw.call(Op::admin, request).refused_with(EINVAL)) << query;
     }
@@ -983,6 +984,92 @@ TEST_F(Hostile, AReaderThatLiesDoesNotHideWritesToAnEmptyObject) {
   expect_unharmed("a reader that lies");
 }
 
+// Memory of pages of one size, in the name of an object of pages of the other: whoever lies so is
+// not served for ever.
+TEST_F(Hostile, MemoryOfPagesOfAnotherSizeHarmsNobody) {
+  const HugePages pool(16);
+  if (!pool.there()) GTEST_SKIP() << "SKIPPED: pages of 2 MiB cannot be had (vm.nr_hugepages)";
+  for (const bool object_is_huge : {true, false}) {
+    for (const std::uint32_t flags :
+         {wire::kMapShared | wire::kMapWrite, wire::kMapPrivate | wire::kMapWrite}) {
+      const Outcome outcome = in_child([&] {
+        ::alarm(kChildWithinSeconds);
+        Attached session(socket());
+        wire::ObjectCreateRequest create;
+        create.size = 2 * kHuge;
+        create.page_size = object_is_huge ? kHuge : kPage;
+        const Answer created = session->call(Op::object_create, create);
+        EXPECT_EQ(created.header.status, 0) << created;
+        const UniqueFd other{
+            ::memfd_create("other", MFD_CLOEXEC | (object_is_huge ? 0 : MFD_HUGETLB | 21U << 26))};
+        if (::ftruncate(other.get(), 4 * kHuge) != 0) return 1;
+        // Beside it is memory of nobody's, where a whole page may have to be.
+        const Memory memory(4 * kHuge, MAP_PRIVATE, other.get());
+        wire::MapRequest request;
+        request.handle = created.body<wire::ObjectReply>().handle;
+        request.address = (memory.address() + kHuge - 1) / kHuge * kHuge;
+        request.length = 2 * kHuge;
+        request.flags = flags;
+        if (session->call(Op::map, request).refused()) return 0;
+        auto* const start = memory.data() + (request.address - memory.address());
+        ::munmap(start + kHuge + kHuge / 2, object_is_huge ? kHuge / 4 : 0);
+        start[kHuge + kPage] = kMark;
+        touch(start[7 * kPage]);
+        return 0;
+      });
+      EXPECT_TRUE(outcome.exited(0) || outcome.killed_by(SIGBUS))
+          << outcome << (object_is_huge ? ": small pages" : ": huge pages") << ", flags " << flags;
+      expect_unharmed("memory of pages of another size");
+    }
+  }
+}
+
+// Requests about parts of a huge page, which the library would refuse by itself.
+TEST_F(Hostile, RangesThatCutAHugePageAreRefused) {
+  const HugePages pool(16);
+  if (!pool.there()) GTEST_SKIP() << "SKIPPED: pages of 2 MiB cannot be had (vm.nr_hugepages)";
+  {
+    Attached session(socket());
+    wire::ObjectCreateRequest create;
+    create.size = 4 * kHuge;
+    create.page_size = kHuge;
+    const Answer created = session->call(Op::object_create, create);
+    ASSERT_EQ(created.header.status, 0) << created;
+    const Memory memory(4 * kHuge, MAP_SHARED, created.packet.fds.front().get());
+    wire::MapRequest map;
+    map.handle = created.body<wire::ObjectReply>().handle;
+    map.address = memory.address();
+    map.length = 4 * kHuge;
+    map.flags = wire::kMapShared | wire::kMapWrite;
+    const auto refused = [&](Op op, const auto& request) {
+      const Answer answer = session->call(op, request);
+      EXPECT_TRUE(answer.refused_with(EINVAL)) << static_cast<int>(op) << ": " << answer;
+    };
+    for (const auto& [offset, from, length] :
+         {std::tuple{kPage, std::size_t{0}, kHuge}, std::tuple{std::size_t{0}, kPage, kHuge},
+          std::tuple{std::size_t{0}, std::size_t{0}, kHuge + kPage}}) {
+      wire::MapRequest wrong = map;
+      wrong.address += offset;
+      wrong.object_offset = from;
+      wrong.length = length;
+      refused(Op::map, wrong);
+    }
+    ASSERT_EQ(session->call(Op::map, map).header.status, 0);
+    for (const auto& [offset, length] :
+         {std::pair{std::size_t{0}, kPage}, std::pair{kPage, kHuge},
+          std::pair{kHuge, 2 * kHuge - kPage}, std::pair{kHuge + kPage, kPage}}) {
+      const std::uint64_t at = memory.address() + offset;
+      refused(Op::protect, wire::ProtectRequest{at, length, 0});
+      refused(Op::advise, wire::AdviseRequest{at, length, wire::Advice::random});
+      refused(Op::populate, wire::PopulateRequest{at, length});
+    }
+    const auto mappings = daemon_.ask(wire::AdminQuery::vmas, ::getpid());
+    EXPECT_EQ(mappings["vmas"].size(), 1U) << mappings.dump(1);
+    memory.data()[3 * kHuge] = kMark;
+  }
+  expect_unharmed("ranges that cut a huge page");
+}
+
 // A writer may tear pages out of the object's memfd; what it had there is lost, and nothing else.
 TEST_F(Hostile, PagesTornOutOfAnObjectComeBack) {
   const Outcome outcome = in_child([&] {
@@ -1021,6 +1108,7 @@ TEST_F(Hostile, ObjectRequestsThatLieAreRefused) {
     refused(EINVAL, [](auto& r) { r.mode = 07777; });
     refused(EINVAL, [](auto& r) { r.page_size = 1; });
     refused(EINVAL, [](auto& r) { r.page_size = 3U << 20; });
+    refused(EINVAL, [](auto& r) { r.page_size = 1U << 30; });
     refused(EINVAL, [](auto& r) { r.file_offset = kPage; });
     wire::ObjectOpenRequest open;
     for (const std::uint32_t access : {0U, 3U, 0xffff'ffffU}) {
@@ -1403,6 +1491,9 @@ TEST_F(Hostile, RangesThatAreNotMappedAreNotChanged) {
       };
       refused(Op::protect, wire::ProtectRequest{address, length, wire::kProtectWrite});
       refused(Op::advise, wire::AdviseRequest{address, length, wire::Advice::random});
+      refused(Op::advise, wire::AdviseRequest{address, length, wire::Advice::cold});
+      refused(Op::advise, wire::AdviseRequest{address, length, wire::Advice::page_out});
+      refused(Op::discard, wire::DiscardRequest{address, length});
       refused(Op::populate, wire::PopulateRequest{address, length});
     }
     // There is nothing that the daemon could take in.
@@ -1423,9 +1514,25 @@ TEST_F(Hostile, FlagsAndAdviceThatAreNoneAreRefused) {
       refused(Op::protect, wire::ProtectRequest{mapped.start(), kPage, flags});
       refused(Op::populate, wire::PopulateRequest{mapped.start(), kPage, flags});
     }
-    for (const std::uint32_t advice : {3U, 4U, 0xffff'ffffU}) {
+    for (const std::uint32_t advice : {3U, 6U, 0xffff'ffffU}) {
       refused(Op::advise,
               wire::AdviseRequest{mapped.start(), kPage, static_cast<wire::Advice>(advice)});
+    }
+    refused(Op::discard, wire::DiscardRequest{mapped.start() + 1, kPage});
+    wire::EvictRequest evict;
+    evict.object_id = 1;
+    evict.flags = 2;
+    refused(Op::evict, evict);
+    evict.flags = 0;
+    for (const auto& [offset, length] :
+         {std::pair{std::uint64_t{1}, std::uint64_t{0}},
+          std::pair{std::uint64_t{0}, std::uint64_t{1}},
+          std::pair{std::uint64_t{kPage}, ~std::uint64_t{0}},
+          std::pair{~std::uint64_t{0}, std::uint64_t{0}},
+          std::pair{~std::uint64_t{0} << 12, std::uint64_t{kPage}}}) {
+      evict.offset = offset;
+      evict.length = length;
+      refused(Op::evict, evict);
     }
     refused(Op::protect, wire::ProtectRequest{mapped.start(), kPage, 0, 1});
     refused(Op::advise, wire::AdviseRequest{mapped.start(), kPage, wire::Advice::normal, 1});

@@ -69,7 +69,7 @@ TEST_F(Install, PkgConfigTellsWhatACompilerNeeds) {
 
 TEST_F(Install, TheLibraryExportsItsVersionedInterfaceAndNothingElse) {
   const Ran symbols =
-      run("nm -D --defined-only $(find " + prefix_ + " -name 'libfaultline.so.0.3')");
+      run("nm -D --defined-only $(find " + prefix_ + " -name 'libfaultline.so.0.4')");
   ASSERT_EQ(symbols.code, 0) << symbols.output;
   std::istringstream lines(symbols.output);
   std::map<std::string, int> of_version;
@@ -83,7 +83,7 @@ TEST_F(Install, TheLibraryExportsItsVersionedInterfaceAndNothingElse) {
     ASSERT_NE(version, std::string::npos) << line;
     ++of_version[line.substr(version + 12)];
   }
-  const std::map<std::string, int> expected{{"0.1", 14}, {"0.2", 10}, {"0.3", 18}};
+  const std::map<std::string, int> expected{{"0.1", 14}, {"0.2", 10}, {"0.3", 18}, {"0.4", 7}};
   EXPECT_EQ(of_version, expected);
 }
 
@@ -104,6 +104,9 @@ TEST_F(Install, TheExamplesRun) {
   EXPECT_EQ(loop.code, 0) << loop.output;
   EXPECT_NE(loop.output.find("every word once, every byte: right"), std::string::npos)
       << loop.output;
+  const Ran direct = run(EXAMPLES_DIRECTORY "/direct_io");
+  EXPECT_EQ(direct.code, 0) << direct.output;
+  EXPECT_NE(direct.output.find("other process: "), std::string::npos) << direct.output;
   const Ran pshared = run(EXAMPLES_DIRECTORY "/pshared");
   EXPECT_EQ(pshared.code, 0) << pshared.output;
   EXPECT_NE(pshared.output.find("20000 taken: each once"), std::string::npos) << pshared.output;

@@ -258,10 +258,12 @@ TEST_P(Parallel, FaultsOfFourThreadsInOneMappingAreCountedOnceEach) {
     EXPECT_EQ(wrong, 0U);
     const bool is_private = sharing == FL_MAP_PRIVATE;
     const std::size_t broken = is_private ? kPages : 0;
+    // Through a shared mapping the first store to a page that a file has is a fault as well.
+    const std::size_t written = kPages;
     const fl_stats stats = stats_of(client, memory.data());
     EXPECT_EQ(stats.missing_faults + stats.minor_faults, kPages);
-    EXPECT_EQ(stats.wp_faults, broken);
-    EXPECT_EQ(stats.write_faults, broken);
+    EXPECT_EQ(stats.wp_faults, written);
+    EXPECT_EQ(stats.write_faults, written);
     EXPECT_EQ(stats.breaks, broken);
     EXPECT_EQ(stats.pages_mapped, kPages);
     EXPECT_EQ(stats.pages_copied, 0U);
@@ -270,13 +272,14 @@ TEST_P(Parallel, FaultsOfFourThreadsInOneMappingAreCountedOnceEach) {
     EXPECT_EQ(process.missing_faults + process.minor_faults - process_before.missing_faults -
                   process_before.minor_faults,
               kPages);
-    EXPECT_EQ(process.wp_faults - process_before.wp_faults, broken);
+    EXPECT_EQ(process.wp_faults - process_before.wp_faults, written);
     const nlohmann::json after = totals();
     EXPECT_EQ(sum(after) - sum(before), kPages);
     EXPECT_EQ(
         after["write_protect"].get<std::uint64_t>() - before["write_protect"].get<std::uint64_t>(),
-        broken);
-    EXPECT_EQ(after["writes"].get<std::uint64_t>() - before["writes"].get<std::uint64_t>(), broken);
+        written);
+    EXPECT_EQ(after["writes"].get<std::uint64_t>() - before["writes"].get<std::uint64_t>(),
+              written);
     EXPECT_EQ(fl_unmap(client, memory.data(), memory.size()), 0) << fl_last_error();
   }
 }

@@ -75,6 +75,7 @@ int map_and_write_until_refused(fl_client* client, fl_object* object, const Patt
 }
 
 TEST(Shutdown, UnderAFaultStormLeavesNoClientBlocked) {
+  SKIP_WITH_HUGE_PAGES("takes too many");
   for (int round = 0; round < 5; ++round) {
     const PatternFile file(4096 * kPage);
     std::vector<Child> clients;

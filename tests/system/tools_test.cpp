@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "faultline/pin.h"
 #include "tests/system/command.hpp"
 #include "tests/system/harness.hpp"
 
@@ -243,6 +244,31 @@ TEST_F(Faultctl, APoisonedPageIsNoMemory) {
   }
 }
 
+// Who pins what since when, and how the pins were had, in a table and as JSON.
+TEST_F(Faultctl, PinsTellWhoPinsWhat) {
+  const Object object = create(client_, 8 * kPage, "pinned.here");
+  const auto bytes = map(object, 8 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+  fl_pinned pin{};
+  ASSERT_EQ(fl_pin(&bytes[2 * kPage], 3 * kPage, FL_PIN_WRITE, &pin), 0) << fl_last_error();
+  const std::string ask = std::string(FAULTCTL_BINARY " --socket ") + daemon_.socket() + " pins";
+  const Ran table = run(ask);
+  EXPECT_EQ(table.code, 0) << table.output;
+  for (const char* word : {"PINNED", "12.0 KiB", "00002000", "write", "pinned.here", "GRANTED"}) {
+    EXPECT_NE(table.output.find(word), std::string::npos) << word << "\n" << table.output;
+  }
+  const Ran json = run(ask + " --json --pid " + std::to_string(::getpid()));
+  ASSERT_EQ(json.code, 0) << json.output;
+  const auto process = nlohmann::json::parse(json.output)["pins"].at(0);
+  EXPECT_EQ(process["pinned_bytes"], 3 * kPage);
+  EXPECT_EQ(process["slow"], 1);
+  EXPECT_EQ(process["fallbacks"]["absent"], 1);
+  EXPECT_EQ(process["pins"].at(0)["object_name"], "pinned.here");
+  EXPECT_LT(process["pins"].at(0)["held_ms"], 60'000);
+  EXPECT_EQ(fl_unpin(&pin), 0);
+  EXPECT_EQ(run(ask + " --pid 1").code, 1) << "no client";
+  EXPECT_EQ(run(ask + " --pid x").code, 2);
+}
+
 TEST_F(Faultctl, ACommandsHelpIsItsOwnAndShort) {
   const Ran help = run(FAULTCTL_BINARY " vmas --help");
   EXPECT_EQ(help.code, 0);
@@ -256,10 +282,10 @@ TEST_F(Faultctl, HelpTellsEveryCommand) {
   const Ran help = run(FAULTCTL_BINARY " --help");
   EXPECT_EQ(help.code, 0);
   for (const char* word :
-       {"status", "objects", "spaces", "vmas",        "waiters", "watch",
-        "wake",   "KEYS",    "--json", "EXIT STATUS", "MODE",    "OPEN",
-        "MAPPED", "FROM",    "PERMS",  "KIND",        "OFFSET",  "EVENTS",
-        "unmap",  "fault",   "break",  "fork",        "exit",    "XDG_RUNTIME_DIR"}) {
+       {"pins",   "GRANTED", "status", "objects", "spaces",         "vmas",   "waiters",
+        "watch",  "wake",    "KEYS",   "--json",  "EXIT STATUS",    "MODE",   "OPEN",
+        "MAPPED", "FROM",    "PERMS",  "KIND",    "OFFSET",         "EVENTS", "unmap",
+        "fault",  "break",   "fork",   "exit",    "XDG_RUNTIME_DIR"}) {
     EXPECT_NE(help.output.find(word), std::string::npos) << word;
   }
 }

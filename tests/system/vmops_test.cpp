@@ -41,7 +41,7 @@ bool dies(int signal, const std::function<void()>& access) {
 
 bool mapped(const void* address) {
   unsigned char resident = 0;
-  return ::mincore(const_cast<void*>(address), kPage, &resident) == 0 || errno != ENOMEM;
+  return ::mincore(const_cast<void*>(address), 1, &resident) == 0 || errno != ENOMEM;
 }
 
 // Addresses at which nothing is mapped.
@@ -376,6 +376,7 @@ TEST_F(VmOps, AnAccessThatCannotBeIsRefusedAndChangesNothing) {
 // A mapping whose parts differed in access is one again when they do not: then it can be moved
 // whole.
 TEST_F(VmOps, PartsThatHaveTheSameAccessAgainAreOneMapping) {
+  SKIP_WITH_HUGE_PAGES("the kernel never joins mappings");
   const auto memory = map(object_of(kOld, 8), 8 * kPage, kPrivate);
   fill(page(memory, 3), kMine);
   ASSERT_EQ(fl_protect(client_, page(memory, 2).data(), 3 * kPage, 0), 0) << fl_last_error();
@@ -448,7 +449,9 @@ TEST_P(VmOpsOfAllKinds, DiscardedContentIsGoneForEverybody) {
   EXPECT_TRUE(content(object, 5));
   EXPECT_TRUE(all_are(page(object, 3), kOld));
   EXPECT_TRUE(all_are(page(object, 6), kOld));
-  EXPECT_TRUE(shared() ? content(memory_, 5) : all_are(page(memory_, 5), kMine));
+  // On hugetlbfs the kernel drops private copies with what they were copied from.
+  const bool dropped = shared() || kHugePages;
+  EXPECT_TRUE(dropped ? content(memory_, 5) : all_are(page(memory_, 5), kMine));
   EXPECT_TRUE(content(memory_, 4));
   const Outcome outcome = other.wait();
   EXPECT_TRUE(outcome.exited(0)) << outcome;
@@ -457,6 +460,7 @@ TEST_P(VmOpsOfAllKinds, DiscardedContentIsGoneForEverybody) {
 }
 
 TEST_F(VmOps, ADiscardThatCannotBeIsRefusedAndLosesNothing) {
+  SKIP_WITH_HUGE_PAGES("what is locked can be discarded");
   const Object object = create(client_, 4 * kPage, "discard", 0600);
   // With memory of others on either side.
   void* const walls =
@@ -574,6 +578,7 @@ TEST_P(VmOpsOfAllKinds, APartCanBeMovedAndShrunkAtOnce) {
 // Where there is room the mapping stays where it is; what it gains is what follows in the object,
 // and is known to the daemon.
 TEST_P(VmOpsOfAllKinds, AMappingGrowsWhereItIs) {
+  SKIP_WITH_HUGE_PAGES("mappings do not grow");
   std::byte* const at = hole(16 * kPage);
   const auto view =
       map_at(object_, at, 4 * kPage, GetParam().flags | FL_MAP_FIXED_NOREPLACE, 2 * kPage);
@@ -591,6 +596,7 @@ TEST_P(VmOpsOfAllKinds, AMappingGrowsWhereItIs) {
 }
 
 TEST_P(VmOpsOfAllKinds, AMappingThatCannotGrowWhereItIsMoves) {
+  SKIP_WITH_HUGE_PAGES("mappings do not grow");
   std::byte* const at = hole(8 * kPage);
   const auto view = map_at(object_, at, 4 * kPage, GetParam().flags | FL_MAP_FIXED_NOREPLACE);
   const auto wall = map_at(object_, at + 4 * kPage, 4 * kPage,
@@ -613,6 +619,7 @@ TEST_P(VmOpsOfAllKinds, AMappingThatCannotGrowWhereItIsMoves) {
 
 // The private pages are at the new address alone; the old one shows the object.
 TEST_P(VmOpsOfAllKinds, TheOldRangeCanStayMapped) {
+  SKIP_WITH_HUGE_PAGES("mremap(2) refuses");
   write(2, kMine);
   void* now = nullptr;
   ASSERT_EQ(fl_remap(client_, memory_.data(), memory_.size(), memory_.size(),
@@ -682,6 +689,7 @@ TEST_F(VmOps, ARemapThatCannotBeIsRefusedAndChangesNothing) {
 
 // Cut in the kernel alone, by a system call of the program's own: the words are the kernel's.
 TEST_F(VmOps, AMappingThatTheKernelKeepsInPartsIsNotMoved) {
+  SKIP_WITH_HUGE_PAGES("refused with another error");
   const auto memory = map(object_of(kOld, 8), 8 * kPage, kShared);
   ASSERT_EQ(::mprotect(page(memory, 3).data(), kPage, PROT_READ), 0);
   void* now = nullptr;
@@ -720,13 +728,13 @@ TEST_P(VmOpsOfAllKinds, WhatWillBeNeededComesByItself) {
 
 TEST_F(VmOps, AdviceThatCannotBeIsRefused) {
   const auto memory = map(create(client_, 4 * kPage), 4 * kPage, kPrivate);
-  for (std::uint32_t advice = FL_ADVICE_NORMAL; advice <= FL_ADVICE_COLD; ++advice) {
+  for (std::uint32_t advice = FL_ADVICE_NORMAL; advice <= FL_ADVICE_PAGEOUT; ++advice) {
     for (const BadRange& bad : bad_ranges(memory)) {
       expect_refused(EINVAL, "",
                      [&] { return fl_advise(client_, bad.address, bad.length, advice); });
     }
   }
-  for (const std::uint32_t advice : {5U, 100U, 0xffff'ffffU}) {
+  for (const std::uint32_t advice : {6U, 100U, 0xffff'ffffU}) {
     expect_refused(EINVAL, "unknown advice",
                    [&] { return fl_advise(client_, memory.data(), kPage, advice); });
   }
@@ -791,11 +799,11 @@ bool ended(int fd) {
 TEST_P(VmOpsOfAllKinds, AJobTellsHowFarItIsAndWhenItHasEnded) {
   const Job job = start(client_, memory_);
   ASSERT_NE(job, nullptr);
-  EXPECT_EQ(progress_of(job).pages_wanted, kPages);
+  EXPECT_EQ(progress_of(job).pages_wanted, kPages * kCounted);
   EXPECT_TRUE(ended(fl_job_fd(job.get())));
   const fl_progress progress = progress_of(job);
   EXPECT_EQ(progress.ended, 1U);
-  EXPECT_EQ(progress.pages_done, kPages);
+  EXPECT_EQ(progress.pages_done, kPages * kCounted);
   EXPECT_EQ(progress.pages_failed, 0U);
   EXPECT_EQ(progress.error, 0);
   for (int i = 0; i < 3; ++i) EXPECT_EQ(fl_job_wait(job.get()), 0) << fl_last_error();
@@ -816,6 +824,7 @@ TEST_P(VmOpsOfAllKinds, ARangeThatWasDiscardedIsPopulatedAnew) {
 
 // Nothing of it is there any more: to pass it over takes no step for each of its pages.
 TEST_F(VmOps, AJobWhoseMappingIsGoneEndsSoonHoweverLargeItWas) {
+  SKIP_WITH_HUGE_PAGES("every page is reserved");
 #if defined(__SANITIZE_THREAD__)  // which leaves less room
   constexpr std::size_t kLarge = std::size_t{1} << 36;
 #else
@@ -842,15 +851,15 @@ TEST_F(VmOps, AJobTellsWhichPagesCouldNotBeHad) {
   EXPECT_EQ(fl_job_wait(job.get()), -EIO);
   const fl_progress progress = progress_of(job);
   EXPECT_EQ(progress.error, -EIO);
-  EXPECT_EQ(progress.pages_done + progress.pages_failed, 16U);
-  EXPECT_EQ(progress.pages_failed, 8U);
+  EXPECT_EQ(progress.pages_done + progress.pages_failed, 16 * kCounted);
+  EXPECT_EQ(progress.pages_failed, 8 * kCounted);
   EXPECT_TRUE(same(page(memory, 0, 8), std::span(file.bytes()).first(8 * kPage)));
 }
 
 // More than can be done before the next call comes.
 class VmOpsOnMuch : public VmOps {
  protected:
-  static constexpr std::size_t kMuch = std::size_t{4} << 30;
+  static constexpr std::size_t kMuch = std::size_t{kHugePages ? 1 : 4} << 30;
 
   std::span<std::byte> map_much() const { return map(create(client_, kMuch), kMuch, kShared); }
 };
@@ -1004,6 +1013,7 @@ TEST_P(VmOpsOfAllKinds, AForkChildChangesItsOwnMappings) {
 // What only the kernel does works on; what the daemon must know fails, and growth in place is taken
 // back.
 TEST_F(VmOps, WithoutADaemonWhatItNeedNotKnowWorks) {
+  SKIP_WITH_HUGE_PAGES("mappings do not grow");
   const Object object = object_of(kOld, 8);
   std::byte* const at = hole(16 * kPage);
   const auto memory = map_at(object, at, 4 * kPage, kPrivate | FL_MAP_FIXED_NOREPLACE);
@@ -1074,8 +1084,9 @@ TEST_P(VmOpsOfAllKinds, PlainSystemCallsAreFollowed) {
 using VmOpsInCpp = SystemTest;
 
 TEST_F(VmOpsInCpp, AMappingIsChangedByItsOwnFunctions) {
+  SKIP_WITH_HUGE_PAGES("the kernel never joins mappings");
   const auto client = client::connect(daemon_.socket());
-  const auto object = client.create({.size = 8 * kPage});
+  const auto object = client.create({.size = 8 * kPage, .page_size = kPage});
   auto view = object.map(sharing::private_copy);
   auto all = object.map(sharing::shared);
   fill(all.bytes(), kOld);
@@ -1106,7 +1117,7 @@ TEST_F(VmOpsInCpp, AMappingIsChangedByItsOwnFunctions) {
 // Where another mapping may stand.
 TEST_F(VmOpsInCpp, WhatIsPastAMappingsEndIsRefused) {
   const auto client = client::connect(daemon_.socket());
-  const auto object = client.create({.size = 8 * kPage});
+  const auto object = client.create({.size = 8 * kPage, .page_size = kPage});
   std::byte* const at = hole(8 * kPage);
   const auto first = object.map_at(at, placing::only_where_free, sharing::private_copy,
                                    protection::read_write, 0, 4 * kPage);
@@ -1122,7 +1133,8 @@ TEST_F(VmOpsInCpp, WhatIsPastAMappingsEndIsRefused) {
 
 TEST_F(VmOpsInCpp, AJobIsOwned) {
   const auto client = client::connect(daemon_.socket());
-  const auto view = client.create({.size = 8 * kPage}).map(sharing::private_copy);
+  const auto view =
+      client.create({.size = 8 * kPage, .page_size = kPage}).map(sharing::private_copy);
   view.populate(populate::write, kPage, 2 * kPage);
   job running = view.start_populate(populate::read);
   const job moved = std::move(running);
@@ -1131,7 +1143,7 @@ TEST_F(VmOpsInCpp, AJobIsOwned) {
   ASSERT_TRUE(moved);
   moved.wait();
   EXPECT_TRUE(ended(moved.fd()));
-  EXPECT_EQ(moved.progress().pages_done, 8U);
+  EXPECT_EQ(moved.progress().pages_done, 8 * kCounted);
 }
 
 }  // namespace

@@ -12,12 +12,14 @@
 
 #include <array>
 #include <atomic>
+#include <filesystem>
 #include <fstream>
 #include <future>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "daemon/memory/eviction.hpp"
 #include "tests/unit/holes.hpp"
 
 namespace faultline::space {
@@ -342,6 +344,95 @@ TEST_F(AddressSpaceTest, SoManyUnreportedMappingsAreTakenInAtATime) {
   }
   EXPECT_TRUE(space_->covers(all));
   EXPECT_GE(steps, 3U);
+}
+
+const std::vector<memory::PageRun> kFirstPage{{PageIndex{0}, PageCount{1}}};
+
+// An object whose pages can leave memory, with the eviction of all of them.
+class Leaving {
+ public:
+  Leaving()
+      : pager_(memory::FilePager::create().value()),
+        object_(*memory::MemoryObject::create(
+            ObjectId{3}, spec_of_a_page(), pager_.get(),
+            memory::SwapFile::open(std::filesystem::temp_directory_path(), ByteCount{kPage})
+                .value())) {}
+
+  [[nodiscard]] const std::shared_ptr<memory::MemoryObject>& object() const { return object_; }
+  [[nodiscard]] std::unique_ptr<memory::Eviction> begin() {
+    return memory::Eviction::begin(object_, PageIndex{0}, PageCount{1}, memory::WhichPages::all,
+                                   counts_);
+  }
+  [[nodiscard]] const memory::EvictionCounts& counts() const { return counts_; }
+
+ private:
+  std::unique_ptr<memory::FilePager> pager_;
+  std::shared_ptr<memory::MemoryObject> object_;
+  memory::EvictionCounts counts_;
+};
+
+// A page that a client has mapped writable is write-protected before it leaves. A store from then
+// on waits for the end of the eviction, and happens in the page that comes back.
+TEST_F(AddressSpaceTest, AStoreToAPageThatLeavesHappensInTheOneThatComesBack) {
+  Leaving leaving;
+  auto* const words = static_cast<volatile std::uint32_t*>(map_at(nullptr, leaving.object()));
+  for (const bool goes : {false, true}) {
+    std::atomic<bool> wrote{false};
+    std::thread first([&] {
+      words[0] = 7;
+      wrote = true;
+    });
+    while (!wrote) space_->look();
+    first.join();
+    wrote = false;
+    auto eviction = leaving.begin();
+    ASSERT_TRUE(eviction);
+    ASSERT_TRUE(space_->may_store(*leaving.object(), kFirstPage));
+    ASSERT_TRUE(space_->stop_stores(*leaving.object(), kFirstPage));
+    std::thread second([&] {
+      words[1] = 8;
+      wrote = true;
+    });
+    wait_for_an_event();
+    space_->look();
+    EXPECT_EQ(space_->snapshot().waiting_faults, 1U);
+    EXPECT_FALSE(wrote);
+    if (goes) {
+      eviction->take_out();
+      EXPECT_EQ(leaving.object()->resident(), ByteCount{0});
+    } else {
+      eviction.reset();
+    }
+    while (!wrote) {
+      open_letters();
+      space_->look();
+    }
+    second.join();
+    EXPECT_EQ(words[0], 7U);
+    EXPECT_EQ(words[1], 8U);
+  }
+  EXPECT_EQ(leaving.counts().swapped, 1U);
+}
+
+// An answer that found the page resident may map it writable still: who evicts waits for it.
+TEST_F(AddressSpaceTest, WhoEvictsWaitsForTheAnswersUnderWay) {
+  Leaving leaving;
+  void* const memory = map_at(nullptr, leaving.object());
+  HeldAnswer held(feed_);
+  std::thread touching = toucher(memory);
+  wait_for_an_event();
+  std::thread answering([&] { space_->look(); });
+  held.wait_until_held();
+  std::atomic<bool> stopped{false};
+  std::thread evicting([&] {
+    EXPECT_TRUE(space_->stop_stores(*leaving.object(), kFirstPage));
+    stopped = true;
+  });
+  EXPECT_FALSE(stopped);
+  held.release();
+  evicting.join();
+  answering.join();
+  touching.join();
 }
 
 }  // namespace

@@ -133,7 +133,7 @@ TEST_F(FileObject, AFileThatShrankFailsOnlyThePagesItLost) {
   EXPECT_EQ(populate(0, 4), Supply::ready) << "the first page is all there";
   EXPECT_EQ(populate(1, 3), Supply::retry_alone) << "one of several is not to be had";
   EXPECT_EQ(populate(1, 1), Supply::failed);
-  EXPECT_EQ(object_->pages().state(PageIndex{1}), PageState::absent);
+  EXPECT_EQ(object_->pages().state(PageIndex{1}), PageState::poisoned);
   EXPECT_EQ(object_->failed_fills(), 1U);
   ASSERT_EQ(::ftruncate(file_.get(), 0), 0);
   ASSERT_EQ(::pwrite(file_.get(), content_.data(), content_.size(), 0),

@@ -25,6 +25,49 @@ TEST(PageTable, StartsAbsentAndFollowsItsTransitions) {
   EXPECT_TRUE(table->claim(PageIndex{3}));
 }
 
+// A page that is being evicted is nobody's to claim or to forget, and comes back with its marks.
+TEST(PageTable, AnEvictionHasOneBeginningAndOneEnd) {
+  auto table = PageTable::create(PageCount{4});
+  ASSERT_TRUE(table);
+  EXPECT_FALSE(table->begin_eviction(PageIndex{1})) << "only a resident page is evicted";
+  table->mark(PageIndex{1}, PageCount{1}, PageState::resident);
+  table->set_marks(PageIndex{1}, PageCount{1}, wire::kPageDirty);
+  EXPECT_TRUE(table->begin_eviction(PageIndex{1}));
+  EXPECT_FALSE(table->begin_eviction(PageIndex{1}));
+  EXPECT_FALSE(table->claim(PageIndex{1}));
+  EXPECT_FALSE(table->forget(PageIndex{1}));
+  EXPECT_FALSE(table->in_no_memory(PageIndex{1}));
+  table->keep(PageIndex{1});
+  EXPECT_EQ(table->state(PageIndex{1}), PageState::resident);
+  EXPECT_TRUE(table->dirty(PageIndex{1}));
+  EXPECT_TRUE(table->begin_eviction(PageIndex{1}));
+  table->finish_eviction(PageIndex{1});
+  EXPECT_EQ(table->state(PageIndex{1}), PageState::lost);
+  EXPECT_FALSE(table->dirty(PageIndex{1})) << "what is in no memory has no marks";
+}
+
+TEST(PageTable, MarksAreOfPagesInMemoryAndAreTakenOnce) {
+  auto table = PageTable::create(PageCount{3});
+  ASSERT_TRUE(table);
+  table->mark(PageIndex{1}, PageCount{1}, PageState::resident);
+  table->set_marks(PageIndex{0}, PageCount{3}, wire::kPageReferenced);
+  EXPECT_EQ(table->state(PageIndex{0}), PageState::absent);
+  EXPECT_EQ(table->take_marks(PageIndex{0}, wire::kPageReferenced), 0);
+  EXPECT_EQ(table->take_marks(PageIndex{1}, wire::kPageReferenced), wire::kPageReferenced);
+  EXPECT_EQ(table->take_marks(PageIndex{1}, wire::kPageReferenced), 0);
+  EXPECT_EQ(table->state(PageIndex{1}), PageState::resident);
+}
+
+// A page whose file failed is asked for again as if it had never been.
+TEST(PageTable, APoisonedPageCanBeClaimed) {
+  auto table = PageTable::create(PageCount{1});
+  ASSERT_TRUE(table);
+  ASSERT_TRUE(table->claim(PageIndex{0}));
+  table->mark(PageIndex{0}, PageCount{1}, PageState::poisoned);
+  EXPECT_TRUE(table->in_no_memory(PageIndex{0}));
+  EXPECT_TRUE(table->claim(PageIndex{0}));
+}
+
 TEST(PageTable, RunEndsAtAnotherStateOrAtTheLimit) {
   auto table = PageTable::create(PageCount{100});
   ASSERT_TRUE(table);

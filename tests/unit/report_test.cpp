@@ -17,8 +17,9 @@ TEST(Report, TheStatusNamesTheReaderThatHoldsReclamationUp) {
   overview.reclamation.oldest_section = std::chrono::milliseconds(3456);
   overview.reclamation.oldest_thread = 789;
   const wait::WaitService waits(nullptr);
+  const pin::PinService pins(objects, {});
   const auto text =
-      answer({.query = wire::AdminQuery::status}, ::geteuid(), {}, objects, overview, waits);
+      answer({.query = wire::AdminQuery::status}, ::geteuid(), {}, objects, overview, waits, pins);
   ASSERT_TRUE(text) << text.error().message();
   const auto reclamation = nlohmann::json::parse(*text)["status"]["reclamation"];
   EXPECT_EQ(reclamation["pending"], 12);

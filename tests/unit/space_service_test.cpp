@@ -7,7 +7,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <future>
+#include <thread>
+
+#include "daemon/space/evictor.hpp"
 
 namespace faultline::space {
 namespace {
@@ -132,6 +136,103 @@ TEST_F(SpaceServiceTest, ACancelledJobEndsThoughItsWorkerIsHeldUp) {
   EXPECT_EQ(job->progress().error, ECANCELED);
   EXPECT_EQ(ended, 1);
   EXPECT_TRUE(held_by_job.expired());
+}
+
+// An object of one page, which is in memory, and who takes it out.
+class EvictingService : public SpaceServiceTest {
+ protected:
+  void SetUp() override {
+    SpaceServiceTest::SetUp();
+    if (IsSkipped()) return;
+    pager_ = memory::FilePager::create().value();
+    memory::ObjectSpec spec;
+    spec.content_size = kBasePage.bytes();
+    object_ = *memory::MemoryObject::create(
+        ObjectId{1}, std::move(spec), pager_.get(),
+        memory::SwapFile::open(std::filesystem::temp_directory_path(), kBasePage.bytes()).value());
+    ASSERT_EQ(object_->populate(PageIndex{0}, PageCount{1}, [](memory::Supply) {}), PageCount{1});
+  }
+  void TearDown() override {
+    if (service_) (void)service_->stop(Clock::now() + kSoon);
+  }
+  void map_in(const SpaceRef& ref) {
+    void* const memory = ::mmap(nullptr, kBasePage.bytes().value(), PROT_READ | PROT_WRITE,
+                                MAP_SHARED, object_->memfd().writable_fd(), 0);
+    ASSERT_NE(memory, MAP_FAILED);
+    MapRequest request;
+    request.address = Vaddr{reinterpret_cast<std::uintptr_t>(memory)};
+    request.length = kBasePage.bytes();
+    request.object = object_;
+    std::promise<Status> mapped;
+    service_->map(ref, request, [&](Status status) { mapped.set_value(std::move(status)); });
+    const Status status = mapped.get_future().get();
+    ASSERT_TRUE(status) << status.error().message();
+  }
+  memory::EvictionCounts evict(memory::PageHolds* holds = nullptr) {
+    Evictor evictor(*service_, holds);
+    return evictor.evict(object_, PageIndex{0}, PageCount{1}, memory::WhichPages::all);
+  }
+
+  std::unique_ptr<memory::FilePager> pager_;
+  std::shared_ptr<memory::MemoryObject> object_;
+};
+
+// A client that holds its worker up keeps its pages in memory, and those who wait for one of them
+// waiting for so long, and no longer.
+TEST_F(EvictingService, AWorkerThatIsHeldUpKeepsNobodyWaitingForAPageForLong) {
+  const auto hostile = attach(1001);
+  ASSERT_TRUE(hostile);
+  map_in(*hostile);
+  const HeldUp held(*hostile);
+  const auto began = Clock::now();
+  auto evicting = std::async(std::launch::async, [this] { return evict(); });
+  while (object_->pages().state(PageIndex{0}) != memory::PageState::evicting) {
+    std::this_thread::yield();
+  }
+  std::promise<void> told;
+  const PageCount ready =
+      object_->populate(PageIndex{0}, PageCount{1}, [&](memory::Supply) { told.set_value(); });
+  ASSERT_EQ(ready, PageCount{0});
+  ASSERT_EQ(told.get_future().wait_for(kSoon), std::future_status::ready);
+  EXPECT_GE(Clock::now() - began, Evictor::kProtectWithin);
+  EXPECT_EQ(object_->pages().state(PageIndex{0}), memory::PageState::resident);
+  EXPECT_EQ(evicting.get().busy, 1U);
+}
+
+// Who does not map the object is not asked, and so cannot keep it from anything.
+TEST_F(EvictingService, OnlyThoseWhoMapTheObjectAreAsked) {
+  const auto hostile = attach(1001);
+  const auto other = attach(1002);
+  ASSERT_TRUE(hostile && other);
+  map_in(*other);
+  const HeldUp held(*hostile);
+  EXPECT_EQ(evict().evicted, 1U);
+}
+
+class HoldsAll final : public memory::PageHolds {
+ public:
+  void held(const memory::MemoryObject& object, PageIndex first, PageCount count,
+            const std::function<void(PageIndex, PageCount)>& hold) override {
+    EXPECT_EQ(object.pages().state(first), memory::PageState::evicting);
+    hold(first, count);
+  }
+};
+
+// What is pinned stays.
+TEST_F(EvictingService, APageThatIsPinnedStays) {
+  HoldsAll holds;
+  EXPECT_EQ(evict(&holds).pinned, 1U);
+  EXPECT_EQ(object_->pages().state(PageIndex{0}), memory::PageState::resident);
+  EXPECT_EQ(evict().evicted, 1U);
+}
+
+// Once it has stopped nothing leaves.
+TEST_F(EvictingService, NothingLeavesOnceItHasStopped) {
+  Evictor evictor(*service_);
+  EXPECT_TRUE(evictor.stop(Clock::now()));
+  EXPECT_EQ(evictor.evict(object_, PageIndex{0}, PageCount{1}, memory::WhichPages::all).evicted,
+            0U);
+  EXPECT_EQ(object_->pages().state(PageIndex{0}), memory::PageState::resident);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "tools/faultctl/connection.hpp"
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -62,9 +63,12 @@ Connection::Connection(const std::vector<std::string>& socket_paths)
   (void)ask(wire::Op::hello, wire::HelloRequest{});
 }
 
-wire::Packet Connection::exchange(std::span<const std::byte> request) {
+wire::Packet Connection::exchange(std::span<const std::byte> request, Patience patience) {
   const int error = wire::send_packet(socket_.get(), request, {});
   if (error != 0) throw Unreachable("asking the daemon: " + words_of(error));
+  pollfd answered{socket_.get(), POLLIN, 0};
+  while (patience == Patience::endless && ::poll(&answered, 1, -1) < 0 && errno == EINTR) {
+  }
   return receive();
 }
 

@@ -36,10 +36,12 @@ class Connection {
   // Asks, and returns the answer: its header has been read, and said yes. Throws the same.
   template <typename Body>
   wire::Packet ask(wire::Op op, const Body& body) {
-    wire::RequestHeader header;
-    header.op = op;
-    header.body_size = sizeof(body);
-    return exchange(wire::join(header, body));
+    return exchange(request_of(op, body), Patience::limited);
+  }
+  // The same of what takes the daemon its time: the answer is waited for without an end.
+  template <typename Body>
+  wire::Packet ask_patiently(wire::Op op, const Body& body) {
+    return exchange(request_of(op, body), Patience::endless);
   }
   // A further packet. Throws the same; Unreachable where the daemon has closed the connection.
   wire::Packet receive();
@@ -47,7 +49,15 @@ class Connection {
   [[nodiscard]] int fd() const { return socket_.get(); }
 
  private:
-  wire::Packet exchange(std::span<const std::byte> request);
+  enum class Patience { limited, endless };
+  template <typename Body>
+  static auto request_of(wire::Op op, const Body& body) {
+    wire::RequestHeader header;
+    header.op = op;
+    header.body_size = sizeof(body);
+    return wire::join(header, body);
+  }
+  wire::Packet exchange(std::span<const std::byte> request, Patience patience);
 
   UniqueFd socket_;
 };

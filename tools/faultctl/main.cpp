@@ -14,6 +14,7 @@
 
 #include "faultline/wire/socket_path.hpp"
 #include "tools/faultctl/connection.hpp"
+#include "tools/faultctl/evict.hpp"
 #include "tools/faultctl/query.hpp"
 #include "tools/faultctl/table.hpp"
 #include "tools/faultctl/usage.hpp"
@@ -30,14 +31,15 @@ constexpr int kExitUsage = 2;
 constexpr int kExitUnreachable = 3;
 
 constexpr const char* kDescription =
-    "NAME\n  faultctl - show the memory objects, address spaces, mappings and waits of a "
+    "NAME\n  faultctl - show the memory objects, address spaces, mappings, waits and pins of a "
     "faultlined\n\n"
     "DESCRIPTION\n"
     "  Asks the daemon one question and prints a table, or the JSON text with --json; watch "
     "prints\n"
-    "  a line for everything that happens until it is stopped; wake wakes. Root, and the daemon's "
-    "own\n"
-    "  user, see everything; everybody else sees the processes and objects of their own.";
+    "  a line for everything that happens until it is stopped; wake wakes, evict takes out of "
+    "memory.\n"
+    "  Root, and the daemon's own user, see everything; everybody else sees the processes and "
+    "objects of their own.";
 constexpr const char* kFooter =
     "COLUMNS\n"
     "  RESIDENT  bytes in memory: in objects, of the object, once for all; elsewhere, in this\n"
@@ -58,7 +60,8 @@ constexpr const char* kFooter =
     "  BREAKS    pages that are, or may by now be, the process's own\n"
     "  AHEAD     copies made before they were asked for; UNUSED: at most so many never were\n"
     "  POISONED  pages that could not be supplied: SIGBUS\n"
-    "  FAILED    reads of an object's file that failed\n"
+    "  FAILED    reads of an object's file, or of the swap file, that failed\n"
+    "  SWAPPED   bytes of an object in the swap file, and in no memory\n"
     "  A PID of ? is a fork child that has neither faulted nor connected yet.\n\n"
     "KEYS, of words that are waited for\n"
     "  object:ID+OFFSET  an object's word: all processes that map it wait for the same\n"
@@ -73,6 +76,23 @@ constexpr const char* kFooter =
     "  wake KEY is for rescue: whose the process is may wake at its private words, and whose the\n"
     "  object is, or who may open it by name for reading and writing, at its words. Who is woken\n"
     "  looks at the word again, as after any wake.\n\n"
+    "EVICTION\n"
+    "  evict OBJECT takes pages out of memory, for everybody who maps them: of an object with a "
+    "file\n"
+    "  those that nobody stored to; where the daemon has a swap file (faultlined --swap-file), "
+    "all\n"
+    "  others too. Who uses one next waits until it has been read, and finds what it held. Pinned\n"
+    "  pages stay. The object's owner may ask, and root and the daemon's own user.\n\n"
+    "PINS, pages that must stay in memory\n"
+    "  GRANTED   bytes that the process may pin without asking for more\n"
+    "  FAST      pins that were had without the daemon; SLOW, those that it brought pages for\n"
+    "  ABSENT, NOT OWN    why they were slow: a page in no memory; a private page not known to be\n"
+    "            the process's own\n"
+    "  NOT KNOWN, BUDGET  why others took longer: a mapping that was new or changing; more than "
+    "was\n"
+    "            granted\n"
+    "  ACCESS    read or write; own: private pages. HELD, for how long; ended: unmapped or\n"
+    "            discarded since\n\n"
     "EVENTS\n"
     "  map       a mapping came to be; a remap is an unmap and a map\n"
     "  unmap     a mapping, or a part of one, went\n"
@@ -97,7 +117,7 @@ constexpr const char* kFooter =
     "SEE ALSO\n  faultlined --help";
 
 struct Command {
-  enum class Kind : std::uint8_t { ask, watch, wake };
+  enum class Kind : std::uint8_t { ask, watch, wake, evict };
   Kind kind{};
   AdminQuery query{};                                    // to ask
   std::string (*show)(const nlohmann::json&) = nullptr;  // the answer
@@ -108,6 +128,7 @@ struct Question {
   faultline::wire::AdminRequest to_ask;
   faultline::ctl::Watch to_watch;
   faultline::wire::WakeRequest to_wake;
+  faultline::wire::EvictRequest to_evict;
   std::optional<std::string> socket_path;
   bool as_json = false;
 
@@ -182,6 +203,31 @@ struct WakeWords {
   }
 };
 
+// The options of evict.
+struct EvictWords {
+  bool cold = false;
+  std::optional<std::string> offset;
+  std::optional<std::string> length;
+
+  void add_options(CLI::App& to) {
+    to.add_flag("--cold", cold, "only what nobody has asked for since it was last called cold");
+    to.add_option("--offset", offset, "from this byte of the object on; 0 by default")
+        ->type_name("BYTES");
+    to.add_option("--length", length, "so many bytes; to the end by default")->type_name("BYTES");
+  }
+  [[nodiscard]] faultline::wire::EvictRequest meaning(const std::string& object) const {
+    faultline::wire::EvictRequest request;
+    faultline::ctl::set_object(request, object);
+    if (cold) request.flags |= faultline::wire::kEvictCold;
+    if (offset) request.offset = faultline::ctl::bytes_from("--offset", *offset);
+    if (length) {
+      request.length = faultline::ctl::bytes_from("--length", *length);
+      if (request.length == 0) throw WrongUsage("--length must be more than 0");
+    }
+    return request;
+  }
+};
+
 // The one argument that a command has besides its options.
 struct Argument {
   std::string name;
@@ -227,6 +273,11 @@ Question parse(CLI::App& app, int argc, const char* const* argv) {
   waiters_words.add_options(
       *add("waiters", "who waits for which word, and since when",
            {Command::Kind::ask, AdminQuery::waiters, faultline::ctl::show_waiters}));
+  std::optional<std::string> pins_pid;
+  add("pins", "who pins which pages, since when, and how pins were had",
+      {Command::Kind::ask, AdminQuery::pins, faultline::ctl::show_pins})
+      ->add_option("--pid", pins_pid, "of this process alone")
+      ->type_name("PID");
   WatchWords watch_words;
   CLI::App* const watch =
       add("watch", "follow maps, faults, breaks, forks as they happen", {Command::Kind::watch});
@@ -239,12 +290,19 @@ Question parse(CLI::App& app, int argc, const char* const* argv) {
   wake->footer("How keys are written, and who may wake: faultctl --help");
   key.option = wake->add_option(key.name, key.text, "the word, as waiters shows it");
   wake_words.add_options(*wake);
-  for (const Argument* argument : {&pid, &key}) argument->option->type_name("");
+  Argument object{"OBJECT", "evict pages of which OBJECT?", {}};
+  EvictWords evict_words;
+  CLI::App* const evict =
+      add("evict", "take pages of an object out of memory", {Command::Kind::evict});
+  evict->footer("Which pages can go, and who may ask: faultctl --help");
+  object.option = evict->add_option(object.name, object.text, "its name or its id");
+  evict_words.add_options(*evict);
+  for (const Argument* argument : {&pid, &key, &object}) argument->option->type_name("");
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
     // For the help alone: their absence is told below.
-    for (const Argument* argument : {&pid, &key}) argument->option->required();
+    for (const Argument* argument : {&pid, &key, &object}) argument->option->required();
     throw;
   }
 
@@ -252,6 +310,7 @@ Question parse(CLI::App& app, int argc, const char* const* argv) {
   Argument* wanted = nullptr;
   if (chosen && chosen->query == AdminQuery::vmas) wanted = &pid;
   if (chosen && chosen->kind == Command::Kind::wake) wanted = &key;
+  if (chosen && chosen->kind == Command::Kind::evict) wanted = &object;
   if (wanted != nullptr && wanted->text.empty() && !extras.empty()) {
     wanted->text = extras.front();
     extras.erase(extras.begin());
@@ -269,12 +328,16 @@ Question parse(CLI::App& app, int argc, const char* const* argv) {
       question.to_ask.query = chosen->query;
       if (wanted == &pid) question.to_ask.pid = faultline::ctl::pid_from("PID", pid.text);
       if (chosen->query == AdminQuery::waiters) waiters_words.add_to(question.to_ask);
+      if (pins_pid) question.to_ask.pid = faultline::ctl::pid_from("--pid", *pins_pid);
       break;
     case Command::Kind::watch:
       question.to_watch = watch_words.meaning(question.as_json);
       break;
     case Command::Kind::wake:
       question.to_wake = wake_words.meaning(key.text);
+      break;
+    case Command::Kind::evict:
+      question.to_evict = evict_words.meaning(object.text);
       break;
   }
   if (question.socket_path) check_socket_path(*question.socket_path);
@@ -289,6 +352,9 @@ void answer(const Question& question) {
   }
   if (question.command.kind == Command::Kind::wake) {
     return faultline::ctl::wake(paths, question.to_wake, question.as_json);
+  }
+  if (question.command.kind == Command::Kind::evict) {
+    return faultline::ctl::evict(paths, question.to_evict, question.as_json);
   }
   const nlohmann::json answer = faultline::ctl::ask(paths, question.to_ask);
   std::cout << (question.as_json ? answer.dump(2) + "\n" : question.command.show(answer));

@@ -112,6 +112,10 @@ std::string show_status(const json& answer) {
   text += line("waits kept", number(status["kept_waits"]));
   text += line("objects", number(status["objects"]));
   text += line("object memory", bytes(status["object_bytes"]));
+  if (status["swap_bytes"] != 0) {
+    text += line("swap file", fmt::format("{} of {} in use", bytes(status["swapped_bytes"]),
+                                          bytes(status["swap_bytes"])));
+  }
   text += line("faults", fmt::format("{} missing, {} minor, {} write-protect; {} by a write",
                                      number(faults["missing"]), number(faults["minor"]),
                                      number(faults["write_protect"]), number(faults["writes"])));
@@ -131,12 +135,13 @@ std::string show_status(const json& answer) {
 }
 
 std::string show_objects(const json& answer) {
-  Table table(
-      {"ID", "SIZE", "RESIDENT", "UID", "MODE", "OPEN", "MAPPED", "FROM", "FAILED", "NAME"});
+  Table table({"ID", "SIZE", "RESIDENT", "SWAPPED", "UID", "MODE", "OPEN", "MAPPED", "FROM",
+               "FAILED", "NAME"});
   for (const json& object : answer["objects"]) {
     const bool linked = object["linked"].get<bool>();
     table.add({number(object["id"]), bytes(object["size"]), bytes(object["resident_bytes"]),
-               number(object["uid"]), fmt::format("{:04o}", object["mode"].get<unsigned>()),
+               bytes(object["swapped_bytes"]), number(object["uid"]),
+               fmt::format("{:04o}", object["mode"].get<unsigned>()),
                number(object["open_handles"]), number(object["mappings"]),
                object["from_file"].get<bool>() ? "file" : "zero", number(object["failed_fills"]),
                name_of(object["name"]) +
@@ -190,6 +195,32 @@ std::string show_waiters(const json& answer) {
   }
   const auto left_out = answer["left_out"].get<std::uint64_t>();
   return table.text() + (left_out == 0 ? "" : fmt::format("and {} more\n", left_out));
+}
+
+std::string show_pins(const json& answer) {
+  Table processes({"PID", "UID", "PINNED", "GRANTED", "FAST", "SLOW", "ABSENT", "NOT OWN",
+                   "NOT KNOWN", "BUDGET", "COMMAND"});
+  Table pins({"PID", "OBJECT", "OFFSET", "SIZE", "ADDRESS", "ACCESS", "HELD", "NAME"});
+  std::uint64_t left_out = 0;
+  for (const json& process : answer["pins"]) {
+    const json& why = process["fallbacks"];
+    processes.add({pid_of(process), number(process["uid"]), bytes(process["pinned_bytes"]),
+                   bytes(process["granted_bytes"]), number(process["fast"]),
+                   number(process["slow"]), number(why["absent"]), number(why["not_own"]),
+                   number(why["not_known"]), number(why["budget"]), name_of(process["command"])});
+    left_out += process["left_out"].get<std::uint64_t>();
+    for (const json& pin : process["pins"]) {
+      const auto ended = pin["ended"].get<std::string>();
+      pins.add({pid_of(process), number(pin["object"]),
+                fmt::format("{:08x}", pin["offset"].get<std::uint64_t>()), bytes(pin["length"]),
+                fmt::format("{:012x}", pin["address"].get<std::uint64_t>()),
+                pin["access"].get<std::string>() + (pin["own"].get<bool>() ? ", own" : ""),
+                ended.empty() ? readable_time(pin["held_ms"].get<std::uint64_t>()) : "ended",
+                name_of(pin["object_name"])});
+    }
+  }
+  return processes.text() + "\n" + pins.text() +
+         (left_out == 0 ? "" : fmt::format("and {} more\n", left_out));
 }
 
 }  // namespace faultline::ctl

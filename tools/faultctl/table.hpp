@@ -18,5 +18,6 @@ std::string show_objects(const nlohmann::json& answer);
 std::string show_spaces(const nlohmann::json& answer);
 std::string show_vmas(const nlohmann::json& answer);
 std::string show_waiters(const nlohmann::json& answer);
+std::string show_pins(const nlohmann::json& answer);
 
 }  // namespace faultline::ctl

@@ -15,10 +15,10 @@ namespace faultline::ctl {
 namespace {
 
 template <typename Number>
-std::optional<Number> number_in(const std::string& text) {
+std::optional<Number> number_in(const std::string& text, int base = 10) {
   Number number = 0;
   const char* const end = text.data() + text.size();
-  const auto [stopped, code] = std::from_chars(text.data(), end, number);
+  const auto [stopped, code] = std::from_chars(text.data(), end, number, base);
   if (code != std::errc{} || stopped != end) return std::nullopt;
   return number;
 }
@@ -61,10 +61,10 @@ std::uint32_t event_kinds_from(const std::string& text) {
 namespace {
 
 template <typename Request>
-void set_object_of(Request& request, const std::string& text) {
+void set_object_of(Request& request, const char* what, const std::string& text) {
   if (text.empty() || text.size() > wire::kMaxName) {
     throw WrongUsage(
-        fmt::format("--object must be a name of 1 to {} bytes, or an id", wire::kMaxName));
+        fmt::format("{} must be a name of 1 to {} bytes, or an id", what, wire::kMaxName));
   }
   text.copy(request.object_name.data(), wire::kMaxName);
   request.object_id = number_in<std::uint64_t>(text).value_or(0);
@@ -73,11 +73,22 @@ void set_object_of(Request& request, const std::string& text) {
 }  // namespace
 
 void set_object(wire::WatchRequest& request, const std::string& text) {
-  set_object_of(request, text);
+  set_object_of(request, "--object", text);
 }
 
 void set_object(wire::AdminRequest& request, const std::string& text) {
-  set_object_of(request, text);
+  set_object_of(request, "--object", text);
+}
+
+void set_object(wire::EvictRequest& request, const std::string& text) {
+  set_object_of(request, "OBJECT", text);
+}
+
+std::uint64_t bytes_from(const std::string& what, const std::string& text) {
+  const auto number = text.rfind("0x", 0) == 0 ? number_in<std::uint64_t>(text.substr(2), 16)
+                                               : number_in<std::uint64_t>(text);
+  if (!number) throw WrongUsage(what + " must be a number of bytes, not " + text);
+  return *number;
 }
 
 wire::WordKey key_from(const std::string& text) {

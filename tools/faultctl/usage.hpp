@@ -22,6 +22,9 @@ std::uint32_t event_kinds_from(const std::string& text);
 // An object's name, or its id: a number is taken for both, whichever fits.
 void set_object(wire::WatchRequest& request, const std::string& text);
 void set_object(wire::AdminRequest& request, const std::string& text);
+void set_object(wire::EvictRequest& request, const std::string& text);
+// Bytes, a plain number or 0x and hexadecimal digits.
+std::uint64_t bytes_from(const std::string& what, const std::string& text);
 // As faultctl waiters writes it.
 wire::WordKey key_from(const std::string& text);
 

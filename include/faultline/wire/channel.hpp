@@ -62,6 +62,11 @@ enum class ChannelOp : std::uint16_t {
   cancel = 4,
   // address, other_address, count, other_count. Answers: how many were woken or moved.
   requeue = 5,
+  // address, expected: the length, flags: kPinForWriting. Answers 0 when the pages are resident and
+  // mapped, which may take long; what the pins hold, the ledger says. Where some cannot be had, why
+  // the first of them could not. With kPinWritten: the process has written to all private pages
+  // there (frames.hpp), and nothing is brought.
+  pin = 6,
 };
 
 enum class Delivery : std::uint16_t {
@@ -79,6 +84,9 @@ constexpr std::uint32_t answered(std::uint32_t request) {
 }
 // Of wait: more words of the same fl_waitv follow.
 inline constexpr std::uint16_t kMoreWords = 1U << 0;
+// Of pin: private pages are to be the process's own.
+inline constexpr std::uint16_t kPinForWriting = 1U << 2;
+inline constexpr std::uint16_t kPinWritten = 1U << 3;
 // Of cancel: the client takes the wait back, as if it had never been. Nothing is delivered, and a
 // wake that came all the same goes to another who waits.
 inline constexpr std::uint16_t kTakeBack = 1U << 1;

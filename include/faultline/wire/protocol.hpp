@@ -28,7 +28,7 @@
 namespace faultline::wire {
 
 inline constexpr std::uint32_t kMagic = 0x314c4c46;  // "FLL1", little-endian
-inline constexpr std::uint16_t kVersion = 3;
+inline constexpr std::uint16_t kVersion = 4;
 inline constexpr std::size_t kMaxPacket = 2048;
 inline constexpr std::size_t kMaxFds = 3;
 inline constexpr std::size_t kMaxName = 128;
@@ -60,6 +60,11 @@ enum class Op : std::uint16_t {
   remove_target = 22,
   guard_pages = 23,
   wake = 24,
+  open_ledger = 25,
+  grant_pins = 26,
+  open_frames = 27,
+  evict = 28,
+  discard = 29,
 };
 
 struct RequestHeader {
@@ -89,6 +94,9 @@ using Cookie = std::array<std::uint8_t, kCookieBytes>;
 inline constexpr std::uint32_t kServerUserModeOnly = 1U << 0;
 // The kernel will not report forks to this daemon: children must not inherit file-backed mappings.
 inline constexpr std::uint32_t kServerNoForkEvents = 1U << 1;
+
+// Pages can be in a swap file: who discards an object's content tells the daemon of it.
+inline constexpr std::uint32_t kServerSwaps = 1U << 2;
 
 struct HelloRequest {
   std::uint32_t client_flags = 0;
@@ -193,13 +201,31 @@ struct ProtectRequest {
   std::uint32_t reserved = 0;  // 0
 };
 
-enum class Advice : std::uint32_t { normal = 0, sequential = 1, random = 2 };
+enum class Advice : std::uint32_t {
+  normal = 0,
+  sequential = 1,
+  random = 2,
+  // Said once, of the pages of the objects behind the range.
+  cold = 4,
+  page_out = 5,  // answered when they are out of memory, as far as they can go
+};
 
 struct AdviseRequest {
   std::uint64_t address = 0;
   std::uint64_t length = 0;
   Advice advice{};
   std::uint32_t reserved = 0;  // 0
+};
+
+// The client has punched holes into the objects behind a range that is mapped shared: what is in
+// the swap file goes as well.
+struct DiscardRequest {
+  std::uint64_t address = 0;
+  std::uint64_t length = 0;
+};
+struct DiscardReply {
+  std::uint32_t again = 0;  // 1: some of it was on its way; punch and ask once more
+  std::uint32_t reserved = 0;
 };
 
 // The client has mapped more of an object there with mremap(2), which the kernel does not tell.
@@ -272,6 +298,24 @@ struct RemoveTargetRequest {
   std::uint32_t reserved = 0;  // 0
 };
 
+// open_ledger: without a body. Its reply has none either; + the ledger's memfd and the verdicts'
+// (faultline/wire/ledger.hpp).
+
+struct GrantPinsRequest {
+  std::uint64_t bytes = 0;  // not 0; at least so much, and gladly a little more
+};
+struct GrantPinsReply {
+  std::uint64_t bytes = 0;  // what was granted, for the process to put into its budgets
+};
+
+struct OpenFramesRequest {
+  std::uint64_t address = 0;  // in the mapping
+};
+struct OpenFramesReply {         // + the memfd of the entries (faultline/wire/frames.hpp)
+  std::uint64_t first_page = 0;  // of the object, that the first entry is of
+  std::uint64_t pages = 0;
+};
+
 // guard_pages: without a body. Every private page whose words are waited for by page becomes
 // write-protected, so that the daemon sees it part after a fork.
 
@@ -281,11 +325,13 @@ enum class AdminQuery : std::uint32_t {
   spaces = 3,
   vmas = 4,
   waiters = 5,
+  pins = 6,
 };
 
 struct AdminRequest {
   AdminQuery query{};
-  std::uint32_t pid = 0;  // for vmas; for waiters, 0: all processes that the client may see
+  std::uint32_t pid =
+      0;  // for vmas; for waiters and pins, 0: all processes that the client may see
   // For waiters: of this object alone, whichever of the two fits: 0 and empty for all.
   std::uint64_t object_id = 0;
   Name object_name{};
@@ -304,6 +350,34 @@ struct WakeRequest {
 };
 struct WakeReply {
   std::uint64_t woken = 0;
+};
+
+inline constexpr std::uint32_t kEvictCold = 1U << 0;
+
+// Takes pages of an object out of memory; answered when that is done.
+struct EvictRequest {
+  // The object, whichever of the two fits.
+  std::uint64_t object_id = 0;
+  std::uint64_t offset = 0;  // whole pages
+  std::uint64_t length = 0;  // bytes; 0: to the end
+  std::uint32_t flags = 0;
+  std::uint32_t reserved = 0;
+  Name object_name{};
+  std::array<std::uint8_t, 7> padding{};
+};
+// In pages.
+struct EvictReply {
+  std::uint64_t object_id = 0;
+  std::uint64_t page_size = 0;
+  std::uint64_t evicted = 0;
+  std::uint64_t swapped = 0;  // of them
+  // Those that were in memory, and still are.
+  std::uint64_t referenced = 0;
+  std::uint64_t pinned = 0;
+  std::uint64_t dirty = 0;
+  std::uint64_t busy = 0;
+  std::uint64_t swap_full = 0;
+  std::uint64_t failed = 0;
 };
 
 enum class EventKind : std::uint8_t {
@@ -367,8 +441,10 @@ static_assert(kAllNamed<RequestHeader, ReplyHeader, HelloRequest, HelloReply, At
                         ObjectReply, HandleRequest, UnlinkRequest, ObjectStatReply, MapRequest,
                         ProtectRequest, AdviseRequest, RediscoverRequest, PopulateRequest,
                         PopulateReply, JobRequest, JobProgressReply, AddTargetRequest, TargetReply,
-                        RemoveTargetRequest, MappingStatsRequest, Stats, AdminRequest, AdminReply,
-                        WakeRequest, WakeReply, WatchRequest, Event, EventsHeader>);
+                        RemoveTargetRequest, GrantPinsRequest, GrantPinsReply, OpenFramesRequest,
+                        OpenFramesReply, MappingStatsRequest, Stats, AdminRequest, AdminReply,
+                        WakeRequest, WakeReply, EvictRequest, EvictReply, DiscardRequest,
+                        DiscardReply, WatchRequest, Event, EventsHeader>);
 // What both sides were built for is the same.
 static_assert(sizeof(Event) == 208);
 static_assert(sizeof(RequestHeader) == 24);
@@ -376,6 +452,8 @@ static_assert(sizeof(ReplyHeader) == 264);
 static_assert(sizeof(ObjectCreateRequest) == 168 && sizeof(ObjectOpenRequest) == 140);
 static_assert(sizeof(ObjectStatReply) == 192 && sizeof(WatchRequest) == 152);
 static_assert(sizeof(AdminRequest) == 152 && sizeof(WakeRequest) == 32);
+static_assert(sizeof(EvictRequest) == 168 && sizeof(EvictReply) == 80);
+static_assert(sizeof(DiscardRequest) == 16 && sizeof(DiscardReply) == 8);
 static_assert(sizeof(ProtectRequest) == 24);
 static_assert(sizeof(AdviseRequest) == 24);
 static_assert(sizeof(PopulateRequest) == 24);

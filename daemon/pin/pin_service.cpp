@@ -1,0 +1,302 @@
+#include "daemon/pin/pin_service.hpp"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <limits>
+#include <unordered_map>
+#include <utility>
+
+#include "daemon/kernel/membarrier.hpp"
+#include "daemon/kernel/process.hpp"
+
+namespace faultline::pin {
+
+namespace {
+
+constexpr ByteCount kMost{std::numeric_limits<std::uint64_t>::max()};
+
+Result<UniqueFd> copy_of(int fd) {
+  UniqueFd copy{::fcntl(fd, F_DUPFD_CLOEXEC, 0)};
+  if (!copy) return fail_errno("duplicating a descriptor of a pin ledger");
+  return copy;
+}
+
+ByteCount saturated(ByteCount a, ByteCount b) {
+  return b > kMost - a ? kMost : a + b;
+}
+
+std::string in_words(ByteCount bytes) {
+  return std::to_string(bytes.value()) + " bytes";
+}
+
+}  // namespace
+
+// A process can name any object, and any count of its pages.
+class PinService::Sizes {
+ public:
+  explicit Sizes(const memory::ObjectDirectory& objects) : objects_(objects) {}
+
+  [[nodiscard]] ByteCount bytes_of(const Pin& pin) {
+    const auto [at, fresh] = known_.try_emplace(pin.object);
+    if (fresh) {
+      if (const auto object = objects_.find(pin.object)) at->second = object->page_size();
+    }
+    const PageSize page_size = at->second;
+    return pin.count > page_size.pages(kMost) ? kMost : page_size.bytes(pin.count);
+  }
+
+ private:
+  const memory::ObjectDirectory& objects_;
+  std::unordered_map<ObjectId, PageSize> known_;  // where there is no object, kBasePage
+};
+
+std::shared_ptr<PinService::Member> PinService::find(SpaceId space) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = members_.find(space);
+  return found == members_.end() ? nullptr : found->second;
+}
+
+std::vector<std::shared_ptr<PinService::Member>> PinService::members() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<Member>> all;
+  all.reserve(members_.size());
+  for (const auto& [id, member] : members_) all.push_back(member);
+  return all;
+}
+
+Result<PinService::Opened> PinService::open(const space::SpaceRef& space) {
+  auto ledger = Ledger::create();
+  if (!ledger) return propagate(ledger);
+  auto fd = copy_of((*ledger)->ledger_fd());
+  if (!fd) return propagate(fd);
+  auto verdicts = copy_of((*ledger)->verdicts_fd());
+  if (!verdicts) return propagate(verdicts);
+  auto member = std::make_shared<Member>();
+  member->id = space.id;
+  member->uid = space.uid;
+  member->space = space.space;
+  member->ledger = std::move(*ledger);
+  {
+    const std::lock_guard lock(mutex_);
+    if (!members_.emplace(space.id, member).second) {
+      return fail(EISCONN, "opening a second pin ledger");
+    }
+  }
+  // It may have died before it was known here, and nobody would tell of that again.
+  const auto alive = space.space.lock();
+  if (!alive || alive->dead()) {
+    close(space.id);
+    return fail(ESRCH, "opening the pin ledger of a process that is gone");
+  }
+  return Opened{std::move(*fd), std::move(*verdicts)};
+}
+
+void PinService::close(SpaceId space) {
+  std::shared_ptr<Member> gone;  // goes after the lock
+  const std::lock_guard lock(mutex_);
+  const auto found = members_.find(space);
+  if (found == members_.end()) return;
+  gone = std::move(found->second);
+  members_.erase(found);
+}
+
+bool PinService::tick() const {
+  const auto all = members();
+  for (const auto& member : all) member->ledger->tick();
+  return !all.empty();
+}
+
+void PinService::ended(SpaceId space) {
+  close(space);
+}
+
+// --- grants
+
+ByteCount PinService::pinned_by(const Member& member) const {
+  Sizes sizes(objects_);
+  ByteCount sum;
+  member.ledger->each([&](const Pin& pin) {
+    sum = saturated(sum, sizes.bytes_of(pin));
+    return true;
+  });
+  return sum;
+}
+
+void PinService::take_back_locked(Member& member) {
+  const std::int64_t taken = member.ledger->take_budgets();
+  // What the process says of its budgets may be anything; what it pins is seen.
+  const ByteCount pinned = std::min(pinned_by(member), member.granted);
+  const ByteCount unused = member.granted - pinned;
+  const ByteCount said{taken < 0 ? 0 : static_cast<std::uint64_t>(taken)};
+  member.granted = member.granted - std::min(said, unused);
+}
+
+template <typename Counts>
+ByteCount PinService::room_locked(const Member& asking, ByteCount limit, ByteCount wanted,
+                                  Counts counts) {
+  const auto left = [&] {
+    ByteCount sum;
+    for (const auto& [id, member] : members_) {
+      if (counts(*member)) sum = saturated(sum, member->granted);
+    }
+    return sum < limit ? limit - sum : ByteCount{0};
+  };
+  const ByteCount room = left();
+  if (room >= wanted) return room;
+  for (const auto& [id, member] : members_) {
+    // Who asks needs what it has not used yet besides.
+    if (member.get() != &asking && counts(*member)) take_back_locked(*member);
+  }
+  return left();
+}
+
+Result<ByteCount> PinService::grant(SpaceId space, pid_t pid, ByteCount wanted) {
+  const bool configured = limits_.per_process.has_value();
+  const ByteCount of_process =
+      configured ? *limits_.per_process : kernel::lockable_memory(pid).value_or(ByteCount{0});
+  const std::lock_guard lock(mutex_);
+  const auto found = members_.find(space);
+  if (found == members_.end()) return fail(ENOTCONN, "asking to pin without a ledger");
+  const Member& asking = *found->second;
+  const auto refuse = [&](ByteCount limit, const char* which) {
+    return fail(ENOMEM,
+                "pinning " + in_words(wanted) + " more, of " + in_words(limit) + ", " + which);
+  };
+  const ByteCount in_process = room_locked(
+      asking, of_process, wanted, [&](const Member& member) { return &member == &asking; });
+  if (in_process < wanted) {
+    return refuse(of_process,
+                  configured ? "max_pinned_per_process" : "the process's RLIMIT_MEMLOCK");
+  }
+  const ByteCount in_user =
+      room_locked(asking, limits_.per_user, wanted,
+                  [&](const Member& member) { return member.uid == asking.uid; });
+  if (in_user < wanted) return refuse(limits_.per_user, "max_pinned_per_user");
+  const ByteCount in_all =
+      room_locked(asking, limits_.total, wanted, [](const Member&) { return true; });
+  if (in_all < wanted) return refuse(limits_.total, "max_pinned");
+  const ByteCount granted = std::min({std::max(wanted, kGrantStep), in_process, in_user, in_all});
+  found->second->granted = found->second->granted + granted;
+  return granted;
+}
+
+// --- what is held
+
+void PinService::held(const memory::MemoryObject& object, PageIndex first, PageCount count,
+                      const std::function<void(PageIndex, PageCount)>& hold) {
+  const PageIndex end = first + count;
+  // Who published before is seen below; who does so from here on finds the entries changed.
+  kernel::membarrier_of_clients();
+  for (const auto& member : members()) {
+    const auto space = member->space.lock();
+    if (!space || space->dead()) continue;
+    ByteCount granted;
+    {
+      const std::lock_guard lock(mutex_);
+      granted = member->granted;
+    }
+    Sizes sizes(objects_);
+    ByteCount sum;
+    std::optional<bool> has;  // not asked yet
+    member->ledger->each([&](const Pin& pin) {
+      sum = saturated(sum, sizes.bytes_of(pin));
+      if (sum > granted) return false;  // what is beyond was never allowed
+      if (pin.object != object.id() || pin.own || pin.ended != 0) return true;
+      if (pin.first >= end || pin.count == PageCount{0}) return true;
+      const PageCount past = end - pin.first;
+      const PageIndex pin_end = pin.first + std::min(pin.count, past);
+      if (pin_end <= first) return true;
+      if (!has) has = space->has(object);
+      if (!*has) return true;
+      const PageIndex from = std::max(pin.first, first);
+      hold(from, pin_end - from);
+      return true;
+    });
+  }
+}
+
+// --- what becomes of the memory
+
+template <typename Judge>
+void PinService::judge(SpaceId space, Judge judge) {
+  const auto member = find(space);
+  if (!member) return;
+  // Who published before is seen below; who does so from here on finds its mappings changed.
+  kernel::membarrier_of_clients();
+  Sizes sizes(objects_);
+  member->ledger->each([&](const Pin& pin) {
+    if (pin.ended == 0) judge(*member->ledger, pin, pin.address + sizes.bytes_of(pin));
+    return true;
+  });
+}
+
+void PinService::unmapped(SpaceId space, const std::vector<space::Vma>& gone) {
+  judge(space, [&](Ledger& ledger, const Pin& pin, Vaddr end) {
+    const bool hit = std::ranges::any_of(
+        gone, [&](const space::Vma& vma) { return vma.start < end && pin.address < vma.end; });
+    if (hit) ledger.end(pin, ENOENT);
+  });
+}
+
+void PinService::moved(SpaceId space, const space::VaRange& from, Vaddr to) {
+  judge(space, [&](Ledger& ledger, const Pin& pin, Vaddr end) {
+    if (pin.address >= from.end() || end <= from.start) return;
+    if (pin.address >= from.start && end <= from.end()) {
+      ledger.move(pin, to + (pin.address - from.start));
+    } else {
+      ledger.end(pin, ENOENT);  // a part of it went elsewhere
+    }
+  });
+}
+
+void PinService::discarded(SpaceId space, const space::Vma& piece) {
+  judge(space, [&](Ledger& ledger, const Pin& pin, Vaddr end) {
+    if (pin.own && piece.start < end && pin.address < piece.end) ledger.end(pin, EIDRM);
+  });
+}
+
+void PinService::stay_own(SpaceId space, const space::Vma& piece, PageIndex first, PageCount count,
+                          const std::function<void(PageIndex, PageCount)>& own) {
+  const Vaddr start = piece.address_of(first);
+  const Vaddr stop = start + piece.page_size().bytes(count);
+  judge(space, [&](Ledger&, const Pin& pin, Vaddr end) {
+    if (!pin.own || pin.address >= stop || end <= start) return;
+    const PageIndex from = piece.page_at(std::max(pin.address, start));
+    own(from, piece.first + piece.page_size().pages(std::min(end, stop) - piece.start) - from);
+  });
+}
+
+space::SpaceObserver& PinService::observe(uid_t uid, space::SpaceObserver& next) {
+  const std::lock_guard lock(mutex_);
+  auto& observer = observers_[uid];
+  if (!observer) observer = std::make_unique<PinObserver>(*this, next);
+  return *observer;
+}
+
+// --- what can be seen
+
+std::optional<PinService::Shown> PinService::pins_of(SpaceId space, std::size_t most) const {
+  const auto member = find(space);
+  if (!member) return std::nullopt;
+  Shown shown;
+  {
+    const std::lock_guard lock(mutex_);
+    shown.granted = member->granted;
+  }
+  shown.counts = member->ledger->counts();
+  Sizes sizes(objects_);
+  member->ledger->each([&](const Pin& pin) {
+    const ByteCount bytes = sizes.bytes_of(pin);
+    if (pin.ended == 0) shown.pinned = saturated(shown.pinned, bytes);
+    if (shown.pins.size() == most) {
+      ++shown.left_out;
+    } else {
+      shown.pins.push_back({pin, objects_.find(pin.object), bytes});
+    }
+    return true;
+  });
+  return shown;
+}
+
+}  // namespace faultline::pin

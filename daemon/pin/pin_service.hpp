@@ -1,0 +1,120 @@
+// The pins of all processes: their ledgers, what they may pin, and what is held. Must never let a
+// ledger outlive its process, nor hold a page for who has not the object, or beyond what was
+// granted.
+//
+// Life of a ledger: made when its process first pins; dropped whole when its session or its address
+// space ends, whichever comes first.
+//
+// Grants. A process may pin what it was granted, without asking; it asks for more when it needs it.
+// What it was granted and does not use is taken back where another needs it.
+//
+// Locking: mutex_ guards the list of members and their grants; leaf lock, held over no look into a
+// ledger but that at budgets and slots when a grant is short. Thread-safe.
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "daemon/memory/object_directory.hpp"
+#include "daemon/memory/page_holds.hpp"
+#include "daemon/pin/ledger.hpp"
+#include "daemon/pin/pin_observer.hpp"
+#include "daemon/space/space_service.hpp"
+
+namespace faultline::pin {
+
+struct PinLimits {
+  std::optional<ByteCount> per_process;  // nothing: what the process may lock, RLIMIT_MEMLOCK
+  ByteCount per_user;
+  ByteCount total;
+};
+
+class PinService final : public memory::PageHolds {
+ public:
+  // Grants are rounded up to so much where that is allowed.
+  static constexpr ByteCount kGrantStep{std::uint64_t{1} << 20};
+
+  PinService(const memory::ObjectDirectory& objects, PinLimits limits)
+      : objects_(objects), limits_(limits) {}
+
+  struct Opened {
+    UniqueFd ledger;
+    UniqueFd verdicts;
+  };
+  // Errors: EISCONN it has one; ENOMEM, EMFILE.
+  Result<Opened> open(const space::SpaceRef& space);
+  // The session has ended.
+  void close(SpaceId space);
+  // Tells all ledgers the time; false where there are none.
+  bool tick() const;
+  // Lets the process pin so much more than it uses or was granted and has not used, or a little
+  // more than that. Errors: ENOMEM a limit is
+  // reached, in words that say which; ENOTCONN it has no ledger.
+  Result<ByteCount> grant(SpaceId space, pid_t pid, ByteCount wanted);
+
+  // Who sees what becomes of the memory of a user's processes, and tells `next` of it. next: stays.
+  [[nodiscard]] space::SpaceObserver& observe(uid_t uid, space::SpaceObserver& next);
+
+  void held(const memory::MemoryObject& object, PageIndex first, PageCount count,
+            const std::function<void(PageIndex, PageCount)>& hold) override;
+
+  // What is told by observers, see there.
+  void unmapped(SpaceId space, const std::vector<space::Vma>& gone);
+  void moved(SpaceId space, const space::VaRange& from, Vaddr to);
+  void discarded(SpaceId space, const space::Vma& piece);
+  void stay_own(SpaceId space, const space::Vma& piece, PageIndex first, PageCount count,
+                const std::function<void(PageIndex, PageCount)>& own);
+  void ended(SpaceId space);
+
+  // --- for those who look
+
+  struct ShownPin {
+    Pin pin;
+    std::shared_ptr<memory::MemoryObject> object;  // null: there is none of that number
+    ByteCount bytes;
+  };
+  struct Shown {
+    ByteCount granted;
+    ByteCount pinned;
+    PinCounts counts;
+    std::vector<ShownPin> pins;
+    std::size_t left_out = 0;
+  };
+  // Nothing where the space has no ledger. most: pins.
+  [[nodiscard]] std::optional<Shown> pins_of(SpaceId space, std::size_t most) const;
+
+ private:
+  struct Member {
+    SpaceId id;
+    uid_t uid = 0;
+    std::weak_ptr<space::AddressSpace> space;
+    std::unique_ptr<Ledger> ledger;
+    ByteCount granted;  // guarded by mutex_
+  };
+  // Knows the sizes of the objects that one look meets.
+  class Sizes;
+
+  [[nodiscard]] std::shared_ptr<Member> find(SpaceId space) const;
+  [[nodiscard]] std::vector<std::shared_ptr<Member>> members() const;
+  // What a limit leaves of those that `counts` is true of, to one of them.
+  template <typename Counts>
+  ByteCount room_locked(const Member& asking, ByteCount limit, ByteCount wanted, Counts counts);
+  void take_back_locked(Member& member);
+  [[nodiscard]] ByteCount pinned_by(const Member& member) const;
+  template <typename Judge>
+  void judge(SpaceId space, Judge judge);
+
+  const memory::ObjectDirectory& objects_;
+  const PinLimits limits_;
+  mutable std::mutex mutex_;
+  std::map<SpaceId, std::shared_ptr<Member>> members_;
+  std::map<uid_t, std::unique_ptr<PinObserver>> observers_;  // none is ever taken out
+};
+
+}  // namespace faultline::pin
