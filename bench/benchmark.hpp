@@ -52,5 +52,7 @@ std::vector<Result> tree(const Options& options);
 std::vector<Result> waits(const Options& options);
 std::vector<Result> wait_counts(const Options& options);
 std::vector<Result> mutexes(const Options& options);
+std::vector<Result> pins(const Options& options);
+std::vector<Result> pinned_io(const Options& options);
 
 }  // namespace faultline::bench

@@ -46,6 +46,10 @@ constexpr std::array kBenchmarks{
     Benchmark{"wait_counts", "what waiting does besides, counted", faultline::bench::wait_counts},
     Benchmark{"mutex", "faultline::mutex, against glibc's process-shared mutexes",
               faultline::bench::mutexes},
+    Benchmark{"pins", "pinning resident pages, against mlock2 and io_uring's buffers",
+              faultline::bench::pins},
+    Benchmark{"pinned_io", "O_DIRECT reads into random pages, pinned for each, against none",
+              faultline::bench::pinned_io},
 };
 
 std::string footer() {
