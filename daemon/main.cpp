@@ -17,6 +17,7 @@
 #include <sstream>
 
 #include "daemon/kernel/feature_check.hpp"
+#include "daemon/kernel/log.hpp"
 #include "daemon/server/server.hpp"
 #include "daemon/server/settings.hpp"
 
@@ -99,7 +100,7 @@ void log_to_standard_error() {
 
 void log_settings(const Settings& settings) {
   std::istringstream lines(faultline::server::describe(settings));
-  for (std::string line; std::getline(lines, line);) spdlog::info("setting {}", line);
+  for (std::string line; std::getline(lines, line);) faultline::log::info("setting {}", line);
 }
 
 }  // namespace
@@ -209,7 +210,7 @@ int main(int argc, char** argv) {
   (void)std::signal(SIGPIPE, SIG_IGN);
   auto server = faultline::server::Server::create(settings, faultline::kernel::probe_support());
   if (!server) return give_up(server.error(), settings);
-  spdlog::info("faultlined {} listens on {}", FAULTLINE_VERSION, settings.socket_path.string());
+  faultline::log::info("faultlined {} listens on {}", FAULTLINE_VERSION, settings.socket_path.string());
   (void)::sd_notify(0, "READY=1");
   if (!(*server)->run()) {
     // A thread is held up in the kernel, by a client or a file; nothing that it uses may go. The

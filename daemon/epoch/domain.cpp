@@ -1,7 +1,6 @@
 #include "daemon/epoch/domain.hpp"
 
 #include <pthread.h>
-#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +9,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "daemon/kernel/log.hpp"
 #include "daemon/kernel/log_budget.hpp"
 #include "daemon/kernel/membarrier.hpp"
 #include "daemon/kernel/signals.hpp"
@@ -248,9 +248,9 @@ void Domain::sleep_until_left(Slot& slot) {
 }
 
 void Domain::report_stuck(const Slot& slot, std::chrono::nanoseconds waited) const {
-  spdlog::warn("epoch domain {}: thread {} has been in its section for {} ms; {} callbacks wait",
-               name_, slot.thread.load(std::memory_order_relaxed),
-               std::chrono::duration_cast<std::chrono::milliseconds>(waited).count(), pending());
+  log::warn("epoch domain {}: thread {} has been in its section for {} ms; {} callbacks wait",
+            name_, slot.thread.load(std::memory_order_relaxed),
+            std::chrono::duration_cast<std::chrono::milliseconds>(waited).count(), pending());
 }
 
 // Has the reclaimer look at the queues; false where there is none and none can be started.
@@ -273,7 +273,7 @@ bool Domain::rouse() noexcept {
     // What is retired waits for the next who tries.
     reclaimer_.store(kUnstarted, std::memory_order_seq_cst);
     static kernel::LogBudget budget;
-    budget.log(spdlog::level::err, "epoch domain {}: starting its reclaimer: {}", name_,
+    budget.log(log::Level::error, "epoch domain {}: starting its reclaimer: {}", name_,
                error.what());
     return false;
   }

@@ -1,7 +1,7 @@
 #include "daemon/kernel/closer.hpp"
+#include "daemon/kernel/log.hpp"
 
 #include <pthread.h>
-#include <spdlog/spdlog.h>
 #include <sys/socket.h>
 
 #include <chrono>
@@ -44,8 +44,8 @@ class Closer : public std::enable_shared_from_this<Closer> {
       work_.notify_one();
     }
     if (stuck > 0) {
-      spdlog::error("closing descriptors of clients: {} threads are stuck, {} descriptors wait",
-                    kMaxClosers, stuck);
+      log::error("closing descriptors of clients: {} threads are stuck, {} descriptors wait",
+                 kMaxClosers, stuck);
     }
   }
 

@@ -4,7 +4,6 @@
 // Locking: the mutex guards all of it; leaf lock, not held while a line is written.
 #pragma once
 
-#include <spdlog/spdlog.h>
 #include <sys/types.h>
 
 #include <array>
@@ -13,6 +12,8 @@
 #include <mutex>
 #include <optional>
 #include <utility>
+
+#include "daemon/kernel/log.hpp"
 
 namespace faultline::kernel {
 
@@ -25,12 +26,14 @@ class LogBudget {
 
   // Writes the line, or counts it. The next one that is written comes after a line with the count.
   template <typename... Arguments>
-  void log(spdlog::level::level_enum level, spdlog::format_string_t<Arguments...> format,
-           Arguments&&... arguments) {
+  void log(log::Level level, fmt::format_string<Arguments...> format, Arguments&&... arguments) {
     const auto left_out = spend(Clock::now());
     if (!left_out) return;
-    if (*left_out > 0) spdlog::log(level, "{} more lines like the next were left out", *left_out);
-    spdlog::log(level, format, std::forward<Arguments>(arguments)...);
+    if (*left_out > 0) {
+      log::write(level, "{} more lines like the next were left out",
+                 fmt::make_format_args(*left_out));
+    }
+    log::write(level, format, fmt::make_format_args(arguments...));
   }
 
   // Nothing where this line must not be written; else how many were not, since the last that was.

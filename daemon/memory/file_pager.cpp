@@ -1,12 +1,12 @@
 #include "daemon/memory/file_pager.hpp"
 
 #include <pthread.h>
-#include <spdlog/spdlog.h>
 #include <algorithm>
 
 #include <cstdlib>
 #include <utility>
 
+#include "daemon/kernel/log.hpp"
 #include "daemon/kernel/signals.hpp"
 
 namespace faultline::memory {
@@ -74,7 +74,7 @@ void FilePager::read_mail() {
 void FilePager::run() {
   ::pthread_setname_np(::pthread_self(), "file-pager");
   if (auto owned = ring_->own(); !owned) {
-    spdlog::critical("file pager: {}", owned.error().message());
+    log::critical("file pager: {}", owned.error().message());
     std::abort();
   }
   read_mail();
@@ -82,7 +82,7 @@ void FilePager::run() {
   while (!stopping_ || ring_->in_flight() > 1) {
     if (auto waited = ring_->wait(); !waited) {
       // Faults that wait for a file would never be answered.
-      spdlog::critical("file pager: {}", waited.error().message());
+      log::critical("file pager: {}", waited.error().message());
       std::abort();
     }
     if (!std::exchange(mail_.come, false)) continue;
@@ -113,7 +113,7 @@ bool FilePagers::stop(std::chrono::steady_clock::time_point deadline) {
   bool all = true;
   for (const auto& [uid, pager] : by_user_) {
     if (!pager || pager->join_until(deadline)) continue;
-    spdlog::error("a file behind an object of uid {} does not answer", uid);
+    log::error("a file behind an object of uid {} does not answer", uid);
     all = false;
   }
   return all;

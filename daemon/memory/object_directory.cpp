@@ -2,12 +2,11 @@
 
 #include <unistd.h>
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <future>
 
 #include "daemon/kernel/hole_guard.hpp"
+#include "daemon/kernel/log.hpp"
 
 namespace faultline::memory {
 
@@ -129,7 +128,7 @@ void ObjectDirectory::bring_all_back(std::chrono::steady_clock::time_point deadl
     }
     left += object->swapped().value();
   }
-  if (left > 0) spdlog::error("{} pages are in the swap file alone, and are lost with it", left);
+  if (left > 0) log::error("{} pages are in the swap file alone, and are lost with it", left);
 }
 
 bool ObjectDirectory::stop(std::chrono::steady_clock::time_point deadline) {

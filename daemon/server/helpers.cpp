@@ -1,11 +1,10 @@
 #include "daemon/server/helpers.hpp"
 
-#include <spdlog/spdlog.h>
-
 #include <future>
 #include <system_error>
 #include <thread>
 
+#include "daemon/kernel/log.hpp"
 #include "daemon/kernel/signals.hpp"
 
 namespace faultline::server {
@@ -32,7 +31,7 @@ asio::thread_pool& Helpers::of(uid_t uid) {
     if (!pool) pool = std::make_unique<asio::thread_pool>(1);
     return *pool;
   } catch (const std::system_error& error) {
-    spdlog::error("making a thread for uid {}: {}", uid, error.what());
+    log::error("making a thread for uid {}: {}", uid, error.what());
     return reports_;
   }
 }
@@ -45,7 +44,7 @@ bool Helpers::stop(std::chrono::steady_clock::time_point deadline) {
   bool all = join_until(reports_, deadline);
   for (const auto& [uid, pool] : by_user_) {
     if (!pool || join_until(*pool, deadline)) continue;
-    spdlog::error("a file or a process of uid {} holds a helper up", uid);
+    log::error("a file or a process of uid {} holds a helper up", uid);
     all = false;
   }
   return all;

@@ -1,7 +1,6 @@
 #include "daemon/server/server.hpp"
 
 #include <fcntl.h>
-#include <spdlog/spdlog.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -13,6 +12,7 @@
 #include <utility>
 
 #include "daemon/admin/report.hpp"
+#include "daemon/kernel/log.hpp"
 #include "daemon/kernel/signals.hpp"
 
 namespace faultline::server {
@@ -208,7 +208,7 @@ Status Server::listen() {
 bool Server::run() {
   signals_.async_wait([this](const boost::system::error_code& error, int signal) {
     if (error) return;
-    spdlog::info("{}: taking no more work", ::strsignal(signal));
+    log::info("{}: taking no more work", ::strsignal(signal));
     stop();
   });
   accept_when_ready();
@@ -242,9 +242,9 @@ void Server::stop() {
   all_ended_ = waits_settled && evictions_ended && workers_ended && pagers_ended && helpers_ended;
   control_.stop();
   if (spaces == 0) {
-    spdlog::info("stopped");
+    log::info("stopped");
   } else {
-    spdlog::info("stopped; with {} still mapped", counted(spaces, "client"));
+    log::info("stopped; with {} still mapped", counted(spaces, "client"));
   }
 }
 
@@ -267,7 +267,7 @@ void Server::accept_all() {
     if (errno == EAGAIN || errno == EWOULDBLOCK) break;
     // Out of descriptors or memory: the connection stays in the queue, so asking at once would
     // spin.
-    accept_log_.log(spdlog::level::err, "accepting a client: {}", std::strerror(errno));
+    accept_log_.log(log::Level::error, "accepting a client: {}", std::strerror(errno));
     accept_pause_.expires_after(kAcceptPause);
     accept_pause_.async_wait([this](const boost::system::error_code& error) {
       if (!error) accept_when_ready();

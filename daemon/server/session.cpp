@@ -179,7 +179,7 @@ void Session::on_readable() {
   if (error == EPIPE || error == ECONNRESET) return close();
   if (error != 0) {
     kernel::log_budget_of(peer_.uid).log(
-        spdlog::level::warn, "client pid {} uid {}: a packet that no client sends ({}): closed",
+        log::Level::warn, "client pid {} uid {}: a packet that no client sends ({}): closed",
         peer_.pid, peer_.uid, std::strerror(error));
     return close();
   }
@@ -192,12 +192,12 @@ void Session::handle(Packet packet) {
   if (!headed || request_.magic != wire::kMagic ||
       request_.body_size != packet.bytes.size() - sizeof(request_)) {
     kernel::log_budget_of(peer_.uid).log(
-        spdlog::level::warn, "client pid {} uid {}: {} bytes that are no request: closed",
-        peer_.pid, peer_.uid, packet.bytes.size());
+        log::Level::warn, "client pid {} uid {}: {} bytes that are no request: closed", peer_.pid,
+        peer_.uid, packet.bytes.size());
     return close();
   }
   if (watching_) {
-    kernel::log_budget_of(peer_.uid).log(spdlog::level::warn,
+    kernel::log_budget_of(peer_.uid).log(log::Level::warn,
                                          "client pid {} uid {}: a request while it watches: closed",
                                          peer_.pid, peer_.uid);
     return close();

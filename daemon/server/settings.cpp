@@ -1,7 +1,7 @@
 #include "daemon/server/settings.hpp"
 
 #include <grp.h>
-#include <spdlog/spdlog.h>
+#include <spdlog/common.h>
 #include <unistd.h>
 
 #include <toml++/toml.h>

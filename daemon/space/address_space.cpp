@@ -1,7 +1,6 @@
 #include "daemon/space/address_space.hpp"
 
 #include <poll.h>
-#include <spdlog/spdlog.h>
 #include <sys/random.h>
 
 #include <algorithm>
@@ -11,6 +10,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "daemon/kernel/log.hpp"
 #include "daemon/kernel/process.hpp"
 
 namespace faultline::space {
@@ -319,7 +319,7 @@ void AddressSpace::take(const uffd_msg& message) {
       on_unmap(Vaddr{message.arg.remove.start}, Vaddr{message.arg.remove.end});
       break;
     default:
-      spdlog::error("space {}: unknown userfaultfd event {}", id().value(), message.event);
+      log::error("space {}: unknown userfaultfd event {}", id().value(), message.event);
   }
 }
 
@@ -791,7 +791,7 @@ bool AddressSpace::retire_in_turn() {
       if (marked == Answer::dead) break;
     }
     if (auto done = uffd_.unregister(vma.start, vma.length()); !done) {
-      spdlog::debug("space {}: {}", id().value(), done.error().message());
+      log::debug("space {}: {}", id().value(), done.error().message());
     }
     vmas_.remove(vma.start, vma.end);
   }
@@ -813,7 +813,7 @@ void AddressSpace::die() {
   pending_.clear();
   deferred_.clear();
   handles_->clear();
-  spdlog::debug("space {} (pid {}) is gone", id().value(), owner().pid);
+  log::debug("space {} (pid {}) is gone", id().value(), owner().pid);
   // Its home reaps it when it next looks.
   if (host_ != nullptr && std::this_thread::get_id() != home_) host_->mailbox()->post([] {});
 }

@@ -2,10 +2,10 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <spdlog/spdlog.h>
 
 #include <cstdlib>
 
+#include "daemon/kernel/log.hpp"
 #include "daemon/kernel/signals.hpp"
 
 namespace faultline::space {
@@ -79,7 +79,7 @@ bool FaultWorker::join_until(std::chrono::steady_clock::time_point deadline) {
 void FaultWorker::run() {
   ::pthread_setname_np(::pthread_self(), ("fault-" + std::to_string(index_)).c_str());
   if (auto owned = ring_->own(); !owned) {
-    spdlog::critical("fault worker {}: {}", index_, owned.error().message());
+    log::critical("fault worker {}: {}", index_, owned.error().message());
     std::abort();
   }
   read_mail();
@@ -87,7 +87,7 @@ void FaultWorker::run() {
   for (;;) {
     if (auto waited = wait(); !waited) {
       // Without its ring this worker cannot answer a fault, and clients would hang one by one.
-      spdlog::critical("fault worker {}: {}", index_, waited.error().message());
+      log::critical("fault worker {}: {}", index_, waited.error().message());
       std::abort();
     }
     attend();
@@ -240,7 +240,7 @@ bool FaultWorker::retire_step() {
   bool all = true;
   for (const auto& space : spaces_) all = space->retire() && all;
   if (!all && std::chrono::steady_clock::now() > retire_by_) {
-    spdlog::error(
+    log::error(
         "fault worker {}: clients in the middle of a fork or an unmap did not come to an end "
         "of it within {} s; they are left to the kernel",
         index_, kRetireWithin.count());

@@ -108,7 +108,7 @@ void SpaceService::place(std::shared_ptr<AddressSpace> space) {
   }
   if (too_many) {
     kernel::log_budget_of(space->owner().uid)
-        .log(spdlog::level::err, "uid {} has {} address spaces: a further fork child is not served",
+        .log(log::Level::error, "uid {} has {} address spaces: a further fork child is not served",
              space->owner().uid, limits_.spaces_per_user);
   }
   // A child forked while the daemon stops: its worker may have ended already.

@@ -2,13 +2,13 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <future>
 
+#include "daemon/kernel/log.hpp"
 #include "daemon/kernel/signals.hpp"
 #include "daemon/wait/thread_records.hpp"
 
@@ -62,7 +62,7 @@ void WaitWorker::read_mail() {
 void WaitWorker::run() {
   ::pthread_setname_np(::pthread_self(), "wait");
   if (auto owned = ring_->own(); !owned) {
-    spdlog::critical("wait worker: {}", owned.error().message());
+    log::critical("wait worker: {}", owned.error().message());
     std::abort();
   }
   read_mail();
@@ -71,7 +71,7 @@ void WaitWorker::run() {
     if (mail_.raised() || timer_.raised() || !rung_.empty() || linger()) {
       ring_->poll();
     } else if (auto waited = ring_->wait(); !waited) {
-      spdlog::critical("wait worker: {}", waited.error().message());
+      log::critical("wait worker: {}", waited.error().message());
       std::abort();
     }
     attend();
