@@ -176,6 +176,14 @@ void place(pid_t pid, const std::vector<unsigned>& cpus) {
   });
 }
 
+void bind(unsigned cpu) {
+  cpu_set_t set{};
+  CPU_SET(cpu, &set);
+  if (::sched_setaffinity(0, sizeof(set), &set) != 0) {
+    throw std::system_error(errno, std::generic_category(), "sched_setaffinity");
+  }
+}
+
 std::string placement(const std::vector<std::pair<std::string, pid_t>>& who) {
   std::string text;
   for (const auto& [name, pid] : who) {

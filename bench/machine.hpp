@@ -37,6 +37,8 @@ std::vector<unsigned> allowed_cpus();
 unsigned last_cpu(pid_t pid);
 // Moves every thread of the process there.
 void place(pid_t pid, const std::vector<unsigned>& cpus);
+// Has the calling thread run on this CPU alone.
+void bind(unsigned cpu);
 // "client 0-1, daemon 0-1", as it is now.
 std::string placement(const std::vector<std::pair<std::string, pid_t>>& who);
 

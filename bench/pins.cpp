@@ -8,7 +8,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <barrier>
+#include <chrono>
+#include <numeric>
 #include <stdexcept>
 #include <thread>
 
@@ -106,12 +109,7 @@ class Rows {
 
   // Pins a second and core, of so many threads, against one thread's in the same round.
   Result scale(unsigned threads) {
-    Result result;
-    result.name =
-        fmt::format("pin + unpin of 1 page, {} thread{}", threads, threads == 1 ? "" : "s");
-    result.unit = "M a second and core";
-    result.against = "one thread";
-    result.placement = placement_;
+    Result result = against_one(fmt::format("pin + unpin of 1 page, {} threads", threads));
     alternate(
         options_.rounds, [&] { result.kernel.push_back(rate(1)); },
         [&] { result.faultline.push_back(rate(threads)); });
@@ -119,24 +117,70 @@ class Rows {
     return result;
   }
 
+  // What the machine itself leaves of one thread's speed where another has nothing to do with it.
+  Result beside_unrelated() {
+    Result result = against_one("pin + unpin of 1 page, 1 thread beside an unrelated busy one");
+    alternate(
+        options_.rounds, [&] { result.kernel.push_back(rate(1)); },
+        [&] {
+          std::atomic<bool> stop{false};
+          std::thread busy([&] {
+            bind(allowed_cpus().back());
+            std::uint64_t state = 1;
+            while (!stop.load(std::memory_order_relaxed)) {
+              for (int i = 0; i < 1000; ++i)
+                state = state * 6364136223846793005U + 1442695040888963407U;
+              asm volatile("" ::"r"(state));
+            }
+          });
+          result.faultline.push_back(rate(1));
+          stop = true;
+          busy.join();
+        });
+    return result;
+  }
+
  private:
+  Result against_one(std::string name) {
+    Result result;
+    result.name = std::move(name);
+    result.unit = "M a second and core";
+    result.against = "one thread";
+    result.placement = "one thread a processor, by turns";
+    return result;
+  }
+
+  // Threads are bound: which of them share a processor must not be the scheduler's choice.
   [[nodiscard]] double rate(unsigned threads) const {
-    const int calls = options_.quick ? 20'000 : 1'000'000;
+    const std::vector<unsigned> cpus = allowed_cpus();
+    const std::chrono::milliseconds duration(options_.quick ? 10 : 300);
     std::barrier start(threads + 1);
+    std::atomic<bool> stop{false};
+    std::vector<std::uint64_t> pinned(threads, 0);
     std::vector<std::thread> running;
     for (unsigned t = 0; t < threads; ++t) {
       running.emplace_back([&, t] {
+        bind(cpus[t % cpus.size()]);
         std::byte* const own = at(bytes_, t * kMiB);
         pin_and_unpin(own, kPage);
         start.arrive_and_wait();
-        (void)time(calls, [&](std::size_t i) { pin_and_unpin(own + i % 256 * kPage, kPage); });
+        std::uint64_t count = 0;
+        while (!stop.load(std::memory_order_relaxed)) {
+          for (std::size_t i = 0; i < 256; ++i) pin_and_unpin(own + i * kPage, kPage);
+          count += 256;
+        }
+        pinned[t] = count;
       });
     }
     start.arrive_and_wait();
     const auto begun = Clock::now();
+    std::this_thread::sleep_for(duration);
+    stop = true;
     for (std::thread& thread : running) thread.join();
-    const auto cores = static_cast<double>(std::min<std::size_t>(threads, allowed_cpus().size()));
-    return calls * static_cast<double>(threads) / seconds_since(begun) / cores / 1e6;
+    const auto all =
+        static_cast<double>(std::accumulate(pinned.begin(), pinned.end(), std::uint64_t{0}));
+    const auto cores = static_cast<double>(std::min<std::size_t>(threads, cpus.size()));
+    return all / seconds_since(begun) / cores / 1e6;
   }
 
   const Options& options_;
@@ -170,6 +214,7 @@ std::vector<Result> pins(const Options& options) {
   }
   results.push_back(rows.compare("pin + unpin of 512 pages", "mlock2", 512, lock_and_unlock));
   results.back().targets = {{Target::Of::faultline, Goal::below, 5, false}};
+  results.push_back(rows.beside_unrelated());
   for (const unsigned threads : {2U, 4U, 8U}) results.push_back(rows.scale(threads));
   fl_pin_stats stats{};
   check(fl_pin_statistics(client.get(), &stats));

@@ -110,15 +110,6 @@ class LockedMap {
 using StdMap = LockedMap<std::map<std::uint64_t, Item>>;
 using AbslMap = LockedMap<absl::btree_map<std::uint64_t, Item>>;
 
-void bind(unsigned cpu) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(cpu, &set);
-  if (::pthread_setaffinity_np(::pthread_self(), sizeof(set), &set) != 0) {
-    throw std::runtime_error("binding a thread to a processor");
-  }
-}
-
 // What happens beside the readers.
 enum class Beside { nothing, thread, writer };
 
