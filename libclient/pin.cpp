@@ -138,7 +138,10 @@ extern "C" {
 int fl_pin(const void* address, size_t length, uint32_t flags, fl_pinned* pinned) {
   const auto start = reinterpret_cast<std::uintptr_t>(address);
   if (pinned == nullptr || length == 0 || (flags & ~kKnownFlags) != 0 || start + length < start) {
-    return failed(EINVAL, "pinning no bytes, with an unknown flag, or for nobody");
+    return guarded([&] {
+      require(pinned != nullptr, "fl_pin with a null argument");
+      (void)range_to_pin(address, length, flags);
+    });
   }
   const auto why = pin_now({start, length}, flags, *pinned);
   if (!why) {
