@@ -26,6 +26,12 @@ ByteCount saturated(ByteCount a, ByteCount b) {
   return b > kMost - a ? kMost : a + b;
 }
 
+// Of a range that a client made up.
+Vaddr end_of(Vaddr start, ByteCount bytes) {
+  const Vaddr last{kMost.value()};
+  return bytes > last - start ? last : start + bytes;
+}
+
 std::string in_words(ByteCount bytes) {
   return std::to_string(bytes.value()) + " bytes";
 }
@@ -226,7 +232,7 @@ void PinService::judge(SpaceId space, Judge judge) {
   kernel::membarrier_of_clients();
   Sizes sizes(objects_);
   member->ledger->each([&](const Pin& pin) {
-    if (pin.ended == 0) judge(*member->ledger, pin, pin.address + sizes.bytes_of(pin));
+    if (pin.ended == 0) judge(*member->ledger, pin, end_of(pin.address, sizes.bytes_of(pin)));
     return true;
   });
 }
@@ -263,7 +269,8 @@ void PinService::stay_own(SpaceId space, const space::Vma& piece, PageIndex firs
   judge(space, [&](Ledger&, const Pin& pin, Vaddr end) {
     if (!pin.own || pin.address >= stop || end <= start) return;
     const PageIndex from = piece.page_at(std::max(pin.address, start));
-    own(from, piece.first + piece.page_size().pages(std::min(end, stop) - piece.start) - from);
+    const PageIndex to = piece.first + piece.page_size().pages(std::min(end, stop) - piece.start);
+    if (from < to) own(from, to - from);
   });
 }
 
