@@ -38,10 +38,13 @@ std::optional<Pin> Ledger::read(std::uint32_t slot) const {
   const wire::PinSlot& there = ledger().slots[slot];
   Pin pin;
   pin.slot = slot;
+  // Before the object: who publishes counts the use first, so that what is found published with
+  // this use has all that belongs to it. Read after it, the use could be the next pin's, whose
+  // other fields are not there yet.
+  pin.use = there.use.load(std::memory_order_acquire);
   // Pairs with the release of who publishes: what is read of it below is at least as new.
   pin.object = ObjectId{there.object.load(std::memory_order_acquire)};
   if (pin.object == ObjectId{}) return std::nullopt;
-  pin.use = there.use.load(std::memory_order_relaxed);
   pin.first = PageIndex{there.first.load(std::memory_order_relaxed)};
   pin.count = PageCount{there.count.load(std::memory_order_relaxed)};
   pin.address = Vaddr{there.address.load(std::memory_order_relaxed)};

@@ -174,6 +174,28 @@ TEST_F(LedgerTest, MoreSlotsAndThreadsThanThereAreAreNotLookedAt) {
   EXPECT_EQ(ledger_->take_budgets(), 0);
 }
 
+// Two pins by turns in one slot: what is read is one of them, and never something of each.
+TEST_F(LedgerTest, ASlotThatChangesWhileItIsReadIsReadWholeOrNotAtAll) {
+  std::atomic<bool> over{false};
+  std::thread changing([&] {
+    for (std::uint64_t i = 1; !over; ++i) {
+      process_.pin(0, {.object = 1, .first = i, .count = i, .address = i});
+      process_.unpin(0);
+    }
+  });
+  int seen = 0;
+  while (seen < 20'000 / kSlower) {
+    for (const Pin& pin : all()) {
+      ++seen;
+      ASSERT_EQ(pin.first.value(), pin.count.value());
+      ASSERT_EQ(pin.first.value(), pin.address.value());
+      ASSERT_EQ(pin.first.value() & 0xffff'ffff, pin.use);
+    }
+  }
+  over = true;
+  changing.join();
+}
+
 TEST_F(LedgerTest, AVerdictIsOfOnePinAndNotOfTheNextInItsSlot) {
   process_.pin(2, {});
   ledger_->end(all().at(0), ENOENT);
