@@ -69,6 +69,13 @@ std::optional<Pin> Ledger::read(std::uint32_t slot) const {
   return pin;
 }
 
+bool Ledger::still_there(const Pin& pin) const {
+  const wire::PinSlot& there = ledger().slots[pin.slot];
+  // In this order: the use changes when the next is published, and stays when it is withdrawn.
+  return there.object.load(std::memory_order_acquire) == pin.object.value() &&
+         there.use.load(std::memory_order_acquire) == pin.use;
+}
+
 void Ledger::end(const Pin& pin, int error) {
   wire::PinVerdict& verdict = verdicts().slots[pin.slot];
   verdict.error.store(error, std::memory_order_relaxed);

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <optional>
 #include <unordered_map>
+#include <vector>
 
 #include "daemon/kernel/error.hpp"
 #include "daemon/kernel/mapped_memory.hpp"
@@ -58,6 +59,20 @@ class Ledger {
     }
   }
 
+  // Those that were all there when it called then(), in the order of the slots. each() may show a
+  // pin that was withdrawn meanwhile, and one that was paid with what it gave back.
+  template <typename Then>
+  [[nodiscard]] std::vector<Pin> at_once(Then then) const {
+    std::vector<Pin> pins;
+    each([&](const Pin& pin) {
+      pins.push_back(pin);
+      return true;
+    });
+    then();
+    std::erase_if(pins, [this](const Pin& pin) { return !still_there(pin); });
+    return pins;
+  }
+
   // Tells the process the time.
   void tick() const;
   // It holds nothing any more, and whoever unpins it learns why.
@@ -85,6 +100,8 @@ class Ledger {
   [[nodiscard]] std::uint32_t slots_used() const;
   [[nodiscard]] std::uint32_t threads_used() const;
   [[nodiscard]] std::optional<Pin> read(std::uint32_t slot) const;
+  // Whether it has been all the while since it was read.
+  [[nodiscard]] bool still_there(const Pin& pin) const;
 
   UniqueFd fd_;
   kernel::MappedMemory memory_;

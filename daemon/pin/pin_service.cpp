@@ -129,6 +129,11 @@ ByteCount PinService::pinned_by(const Member& member) const {
   return sum;
 }
 
+ByteCount PinService::granted_to(const Member& member) const {
+  const std::lock_guard lock(mutex_);
+  return member.granted;
+}
+
 void PinService::take_back_locked(Member& member) {
   const std::int64_t taken = member.ledger->take_budgets();
   // What the process says of its budgets may be anything; what it pins is seen.
@@ -197,28 +202,44 @@ void PinService::held(const memory::MemoryObject& object, PageIndex first, PageC
   for (const auto& member : members()) {
     const auto space = member->space.lock();
     if (!space || space->dead()) continue;
-    ByteCount granted;
-    {
-      const std::lock_guard lock(mutex_);
-      granted = member->granted;
-    }
-    Sizes sizes(objects_);
-    ByteCount sum;
     std::optional<bool> has;  // not asked yet
-    member->ledger->each([&](const Pin& pin) {
-      sum = saturated(sum, sizes.bytes_of(pin));
-      if (sum > granted) return false;  // what is beyond was never allowed
-      if (pin.object != object.id() || pin.own || pin.ended != 0) return true;
-      if (pin.first >= end || pin.count == PageCount{0}) return true;
+    each_granted(*member, [&](const Pin& pin) {
+      if (pin.object != object.id() || pin.own || pin.ended != 0) return;
+      if (pin.first >= end || pin.count == PageCount{0}) return;
       const PageCount past = end - pin.first;
       const PageIndex pin_end = pin.first + std::min(pin.count, past);
-      if (pin_end <= first) return true;
+      if (pin_end <= first) return;
       if (!has) has = space->has(object);
-      if (!*has) return true;
+      if (!*has) return;
       const PageIndex from = std::max(pin.first, first);
       hold(from, pin_end - from);
-      return true;
     });
+  }
+}
+
+template <typename Visit>
+void PinService::each_granted(const Member& member, Visit visit) const {
+  Sizes sizes(objects_);
+  ByteCount sum;
+  ByteCount granted = granted_to(member);
+  const auto within = [&](const Pin& pin) {
+    sum = saturated(sum, sizes.bytes_of(pin));
+    return sum <= granted;
+  };
+  bool beyond = false;
+  member.ledger->each([&](const Pin& pin) {
+    beyond = !within(pin);
+    if (!beyond) visit(pin);
+    return !beyond;
+  });
+  if (!beyond) return;
+  // Pins come and go meanwhile, and what one gave back may have paid another that was counted too.
+  // Those of one moment are no more than was granted at that moment, or the ledger lies.
+  const auto pins = member.ledger->at_once([&] { granted = granted_to(member); });
+  sum = ByteCount{};
+  for (const Pin& pin : pins) {
+    if (!within(pin)) return;
+    visit(pin);
   }
 }
 
@@ -287,10 +308,7 @@ std::optional<PinService::Shown> PinService::pins_of(SpaceId space, std::size_t 
   const auto member = find(space);
   if (!member) return std::nullopt;
   Shown shown;
-  {
-    const std::lock_guard lock(mutex_);
-    shown.granted = member->granted;
-  }
+  shown.granted = granted_to(*member);
   shown.counts = member->ledger->counts();
   Sizes sizes(objects_);
   member->ledger->each([&](const Pin& pin) {

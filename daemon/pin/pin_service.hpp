@@ -107,6 +107,11 @@ class PinService final : public memory::PageHolds {
   ByteCount room_locked(const Member& asking, ByteCount limit, ByteCount wanted, Counts counts);
   void take_back_locked(Member& member);
   [[nodiscard]] ByteCount pinned_by(const Member& member) const;
+  [[nodiscard]] ByteCount granted_to(const Member& member) const;
+  // Calls visit(pin) for each pin as far as what it was granted goes, some twice; what is beyond
+  // was never allowed.
+  template <typename Visit>
+  void each_granted(const Member& member, Visit visit) const;
   template <typename Judge>
   void judge(SpaceId space, Judge judge);
 

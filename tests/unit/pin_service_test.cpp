@@ -196,6 +196,21 @@ TEST_F(LedgerTest, ASlotThatChangesWhileItIsReadIsReadWholeOrNotAtAll) {
   changing.join();
 }
 
+// What is said to have been pinned together was.
+TEST_F(LedgerTest, OfPinsAtOneMomentNoneIsAnothersSuccessor) {
+  process_.pin(0, {.first = 1});
+  process_.pin(9, {.first = 2});
+  const auto pins = ledger_->at_once([&] {
+    process_.unpin(0);
+    process_.pin(4, {.first = 3});
+  });
+  ASSERT_EQ(pins.size(), 1U);
+  EXPECT_EQ(pins[0].first, PageIndex{2});
+  EXPECT_EQ(ledger_->at_once([] {}).size(), 2U);
+  // In the same slot it is another, too.
+  EXPECT_EQ(ledger_->at_once([&] { process_.pin(9, {.first = 2}); }).size(), 1U);
+}
+
 TEST_F(LedgerTest, AVerdictIsOfOnePinAndNotOfTheNextInItsSlot) {
   process_.pin(2, {});
   ledger_->end(all().at(0), ENOENT);
@@ -473,6 +488,46 @@ TEST_F(PinServiceTest, MadeUpPinsHoldNothingOutsideOfWhatIsAskedAbout) {
     }
   }
   EXPECT_GT(runs, 300U / kSlower);
+}
+
+// A pin is withdrawn and another paid with what it gave back, behind and before where its ledger is
+// being read: the two together are more than was granted, and there never were.
+TEST_F(PinServiceTest, APinIsHeldWhileOthersOfItsProcessComeAndGo) {
+  limit({.per_process = pages(3), .per_user = pages(150), .total = pages(200)});
+  const Member member = this->member();
+  ASSERT_TRUE(granted(member, 3));
+  const std::uint64_t id = object_->id().value();
+  member.process.pin(0, {.object = id, .first = 20, .count = 2});
+  member.process.pin(9, {.object = id, .first = 7});
+  std::set<std::uint64_t> held;
+  pins_->held(*object_, PageIndex{0}, PageCount{kPages}, [&](PageIndex page, PageCount) {
+    held.insert(page.value());
+    member.process.unpin(0);
+    member.process.pin(5, {.object = id, .first = 30, .count = 2});
+  });
+  EXPECT_EQ(held, (std::set<std::uint64_t>{7, 20, 30}));
+}
+
+// The same, with what it was granted meanwhile.
+TEST_F(PinServiceTest, APinIsHeldWhileItsProcessIsGrantedMore) {
+  limit({.per_process = pages(50), .per_user = pages(3), .total = pages(200)});
+  const Member other = this->member();
+  const Member member = this->member();
+  ASSERT_TRUE(granted(other, 1));
+  ASSERT_TRUE(other.process.pay(0, kPage));
+  ASSERT_TRUE(granted(member, 2)) << "and no more, as long as the other has it";
+  const std::uint64_t id = object_->id().value();
+  member.process.pin(0, {.object = id, .first = 20});
+  member.process.pin(9, {.object = id, .first = 7});
+  std::set<std::uint64_t> held;
+  pins_->held(*object_, PageIndex{0}, PageCount{kPages}, [&](PageIndex page, PageCount) {
+    if (held.insert(page.value()).second && page == PageIndex{20}) {
+      pins_->close(other.space.id);
+      EXPECT_TRUE(granted(member, 1));
+      member.process.pin(5, {.object = id, .first = 30});
+    }
+  });
+  EXPECT_EQ(held, (std::set<std::uint64_t>{7, 20, 30}));
 }
 
 // --- what becomes of the memory
