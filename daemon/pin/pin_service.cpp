@@ -119,28 +119,16 @@ void PinService::ended(SpaceId space) {
 
 // --- grants
 
-ByteCount PinService::pinned_by(const Member& member) const {
-  Sizes sizes(objects_);
-  ByteCount sum;
-  member.ledger->each([&](const Pin& pin) {
-    sum = saturated(sum, sizes.bytes_of(pin));
-    return true;
-  });
-  return sum;
-}
-
 ByteCount PinService::granted_to(const Member& member) const {
   const std::lock_guard lock(mutex_);
   return member.granted;
 }
 
 void PinService::take_back_locked(Member& member) {
-  const std::int64_t taken = member.ledger->take_budgets();
-  // What the process says of its budgets may be anything; what it pins is seen.
-  const ByteCount pinned = std::min(pinned_by(member), member.granted);
-  const ByteCount unused = member.granted - pinned;
-  const ByteCount said{taken < 0 ? 0 : static_cast<std::uint64_t>(taken)};
-  member.granted = member.granted - std::min(said, unused);
+  // Whatever it says: it may pin so much less, and what its slots say beyond that holds nothing.
+  const std::int64_t said = member.ledger->take_budgets();
+  const ByteCount unused{said < 0 ? 0 : static_cast<std::uint64_t>(said)};
+  member.granted = member.granted - std::min(unused, member.granted);
 }
 
 template <typename Counts>

@@ -9,7 +9,7 @@
 // What it was granted and does not use is taken back where another needs it.
 //
 // Locking: mutex_ guards the list of members and their grants; leaf lock, held over no look into a
-// ledger but that at budgets and slots when a grant is short. Thread-safe.
+// ledger but that at budgets when a grant is short. Thread-safe.
 #pragma once
 
 #include <sys/types.h>
@@ -106,7 +106,6 @@ class PinService final : public memory::PageHolds {
   template <typename Counts>
   ByteCount room_locked(const Member& asking, ByteCount limit, ByteCount wanted, Counts counts);
   void take_back_locked(Member& member);
-  [[nodiscard]] ByteCount pinned_by(const Member& member) const;
   [[nodiscard]] ByteCount granted_to(const Member& member) const;
   // Calls visit(pin) for each pin as far as what it was granted goes, some twice; what is beyond
   // was never allowed.

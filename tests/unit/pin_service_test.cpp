@@ -715,6 +715,61 @@ TEST_F(PinServiceTest, MadeUpLedgersNeverLetOthersHaveMoreThanTheLimits) {
   }
 }
 
+// Who gives back what it uses may pin so much less, and its slots hold no more than that.
+TEST_F(PinServiceTest, WhatIsGivenBackIsHeldNoLonger) {
+  const Member liar = member();
+  const Member other = member();
+  ASSERT_TRUE(grant(liar, 100));
+  liar.process.pin(0, {.object = object_->id().value(), .count = 60});
+  liar.process.pin(1, {.object = object_->id().value(), .first = 2, .count = 20});
+  liar.process->pool = 30 * kPage;
+  EXPECT_EQ(held(), (Runs{{0, 60}, {2, 20}}));
+  EXPECT_TRUE(grant(other, 71));
+  EXPECT_EQ(pins_->pins_of(liar.space.id, 0)->granted, pages(70));
+  EXPECT_EQ(held(), (Runs{{0, 60}}));
+  liar.process->pool = std::numeric_limits<std::int64_t>::max();
+  pins_->close(other.space.id);
+  const Member third = member(kUser + 1);
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(grant(third, 50).has_value(), i == 0);
+  const Member fourth = member();
+  EXPECT_TRUE(grant(fourth, 100)) << "what it says is its own loss";
+  EXPECT_EQ(pins_->pins_of(liar.space.id, 0)->granted, ByteCount{0});
+  EXPECT_EQ(held(), (Runs{}));
+  liar.process->pool = std::numeric_limits<std::int64_t>::min();
+  EXPECT_FALSE(grant(liar, 51));
+}
+
+// Threads pin and unpin while others of the user ask for what they do not use: what was taken out
+// of a budget is taken off the grant, to the last byte.
+TEST_F(PinServiceTest, NothingOfAGrantIsLostWhileThreadsPin) {
+  limit({.per_process = pages(100), .per_user = pages(100), .total = pages(200)});
+  const Member busy = member();
+  const Member other = member();
+  const std::uint64_t id = object_->id().value();
+  ASSERT_TRUE(granted(busy, 20));
+  ASSERT_TRUE(busy.process.pay(0, 10 * kPage));
+  busy.process.pin(5000, {.object = id, .count = 10});
+  busy.process->threads_used = 2;
+  std::atomic<bool> over{false};
+  std::thread pinning([&] {
+    for (std::uint32_t slot = 0; !over; slot = (slot + 1) % 5000) {
+      if (busy.process.pay(1, 5 * kPage)) {
+        busy.process.pin(slot, {.object = id, .count = 5});
+        busy.process.unpin(slot);
+        busy.process.pay_back(1, 5 * kPage);
+      } else {
+        busy.process.pay_back(1, busy.process->pool.exchange(0));
+        if (busy.process.budgets() < 5 * std::int64_t{kPage}) (void)granted(busy, 5, 1);
+      }
+    }
+  });
+  for (int round = 0; round < 2000 / kSlower; ++round) EXPECT_FALSE(grant(other, 95));
+  over = true;
+  pinning.join();
+  EXPECT_EQ(pins_->pins_of(busy.space.id, 0)->granted.value(),
+            static_cast<std::uint64_t>(busy.process.budgets()) + 10 * kPage);
+}
+
 // --- the life of a ledger
 
 TEST_F(PinServiceTest, AProcessHasOneLedgerUntilItIsClosed) {
