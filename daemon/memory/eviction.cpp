@@ -64,6 +64,9 @@ Eviction::~Eviction() {
 }
 
 void Eviction::keep(PageIndex first, PageCount count, Reason why) {
+  // All pins of a process may be of one page, which stays for the first of them.
+  const auto next = std::ranges::lower_bound(pages_, first, {}, &Leaving::page);
+  if (next == pages_.end() || next->page >= first + count) return;
   for (Leaving& each : pages_) each.kept = each.page >= first && each.page < first + count;
   keep_marked(why);
 }
