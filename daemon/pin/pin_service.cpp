@@ -211,7 +211,8 @@ void PinService::each_granted(const Member& member, Visit visit) const {
   ByteCount sum;
   ByteCount granted = granted_to(member);
   const auto within = [&](const Pin& pin) {
-    sum = saturated(sum, sizes.bytes_of(pin));
+    // No pin is of nothing: of such ones a ledger could be full, and each eviction slower for it.
+    sum = saturated(sum, std::max(sizes.bytes_of(pin), kBasePage.bytes()));
     return sum <= granted;
   };
   bool beyond = false;
