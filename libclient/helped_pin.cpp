@@ -100,10 +100,6 @@ MapRange unsure_run(MapRange range) {
 
 }  // namespace
 
-std::string words_of(MapRange range) {
-  return std::to_string(range.length) + " bytes at address " + std::to_string(range.start);
-}
-
 MapRange whole_pages(MapRange range) {
   constexpr std::uintptr_t kInPage = 0xfff;
   const std::uintptr_t start = range.start & ~kInPage;

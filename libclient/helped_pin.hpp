@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <string>
 
 #include "libclient/connection.hpp"
 #include "libclient/mapping_book.hpp"
@@ -14,8 +13,6 @@
 
 namespace faultline::client {
 
-// "N bytes at address A".
-[[nodiscard]] std::string words_of(MapRange range);
 // The range, with what it leaves out of its first and last page.
 [[nodiscard]] MapRange whole_pages(MapRange range);
 

@@ -31,6 +31,7 @@ using faultline::client::range_of;
 using faultline::client::require;
 using faultline::client::start_job;
 using faultline::client::throw_errno;
+using faultline::client::words_of;
 namespace wire = faultline::wire;
 
 fl_job::fl_job() = default;
@@ -90,9 +91,8 @@ void finish_job(const fl_job& job) {
   const fl_progress progress = progress_of(job);
   if (progress.ended == 0) throw Failure(EPROTO, "asking for what became of a job");
   if (progress.error == 0) return;
-  throw Failure(-progress.error, "populating " + std::to_string(job.range.length) +
-                                     " bytes at address " + std::to_string(job.range.start) +
-                                     ", where " + std::to_string(progress.pages_failed) +
+  throw Failure(-progress.error, "populating " + words_of(job.range) + ", where " +
+                                     std::to_string(progress.pages_failed) +
                                      " pages could not be had");
 }
 

@@ -1,5 +1,7 @@
 #include "libclient/mapping_book.hpp"
 
+#include <array>
+#include <charconv>
 #include <iterator>
 #include <tuple>
 
@@ -17,6 +19,13 @@ bool goes_on(std::uintptr_t start, const Piece& before, std::uintptr_t next, con
 }
 
 }  // namespace
+
+std::string words_of(MapRange range) {
+  std::array<char, 16> digits{};
+  const auto written = std::to_chars(digits.data(), digits.data() + digits.size(), range.start, 16);
+  return std::to_string(range.length) + " bytes at address 0x" +
+         std::string(digits.data(), written.ptr);
+}
 
 MappingBook::Pieces::const_iterator MappingBook::holding(std::uintptr_t address) const {
   auto it = pieces_.upper_bound(address);

@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <string>
 
 #include "libclient/frame_view.hpp"
 #include "libclient/object_view.hpp"
@@ -33,6 +34,8 @@ struct MapRange {
   }
   friend bool operator==(MapRange, MapRange) = default;
 };
+// "N bytes at address 0xA", as /proc/PID/maps writes addresses.
+[[nodiscard]] std::string words_of(MapRange range);
 
 // What lies behind a mapping. none: in a fork child, the addresses of what it did not inherit.
 enum class Content : std::uint8_t { zero, of_file, none };

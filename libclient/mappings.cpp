@@ -25,10 +25,6 @@ bool usable(const Piece& piece) {
   return piece.content != Content::none;
 }
 
-std::string describe(MapRange range) {
-  return std::to_string(range.length) + " bytes at address " + std::to_string(range.start);
-}
-
 }  // namespace
 
 void Mappings::add(MapRange range, Piece piece, std::shared_ptr<const void> holder) {
@@ -53,7 +49,7 @@ void Mappings::add_at(std::uintptr_t address, MapRange fresh, Piece piece,
                pointer(address)) == MAP_FAILED) {
     const int code = errno;
     book_.join(target);
-    throw Failure(code, "mapping " + describe(target));
+    throw Failure(code, "mapping " + words_of(target));
   }
   book_.forget(target);
   book_.put(std::move(entry));
@@ -83,7 +79,7 @@ void Mappings::unmap(MapRange range) {
   if (::munmap(pointer(range.start), range.length) != 0) {
     const int code = errno;
     book_.join(range);
-    throw Failure(code, "munmap of " + describe(range));
+    throw Failure(code, "munmap of " + words_of(range));
   }
   book_.forget(range);
   if (book_.empty()) last = std::move(holder_);
@@ -108,7 +104,7 @@ void Mappings::protect(MapRange range, bool writable) {
     }
   }
   book_.join(range);
-  if (code != 0) throw Failure(code, "mprotect of " + describe(range));
+  if (code != 0) throw Failure(code, "mprotect of " + words_of(range));
 }
 
 template <typename Condition>
@@ -123,7 +119,7 @@ void Mappings::madvise_locked(MapRange range, int advice, const char* attempted,
     const std::uintptr_t end = std::min(it->first + it->second.length, range.end());
     if (::madvise(pointer(start), end - start, advice) == 0) continue;
     // Of all that the kernel calls invalid, only this is left.
-    throw Failure(errno == EINVAL ? EBUSY : errno, attempted + (" " + describe(range)));
+    throw Failure(errno == EINVAL ? EBUSY : errno, attempted + (" " + words_of(range)));
   }
 }
 
@@ -166,7 +162,7 @@ std::uintptr_t Mappings::remap(const RemapRequest& request,
   const std::lock_guard lock(mutex_);
   Piece piece = book_.part(old);
   if (piece.length == 0 || !usable(piece)) {
-    throw Failure(EINVAL, "moving " + describe(old) +
+    throw Failure(EINVAL, "moving " + words_of(old) +
                               ", which are not part of one mapping made by fl_map, of one access");
   }
   if (request.length > piece.to_object_end) {
@@ -188,7 +184,7 @@ std::uintptr_t Mappings::remap(const RemapRequest& request,
     const int code = errno;
     book_.join(old);
     if (request.to != 0) book_.join(target);
-    throw Failure(code, "mremap of " + describe(old));
+    throw Failure(code, "mremap of " + words_of(old));
   }
 
   const MapRange now{reinterpret_cast<std::uintptr_t>(result), request.length};
@@ -220,14 +216,14 @@ std::uintptr_t Mappings::remap(const RemapRequest& request,
 
 void Mappings::require_whole_pages_locked(MapRange range) const {
   if (!book_.whole_pages(range)) {
-    throw Failure(EINVAL, "changing " + describe(range) +
+    throw Failure(EINVAL, "changing " + words_of(range) +
                               ", which begin or end within a page of the object (2097152 bytes)");
   }
 }
 
 void Mappings::require_mapped_locked(MapRange range) const {
   if (!book_.all(range, usable)) {
-    throw Failure(EINVAL, "changing " + describe(range) + ", which are not all mapped by fl_map");
+    throw Failure(EINVAL, "changing " + words_of(range) + ", which are not all mapped by fl_map");
   }
   require_whole_pages_locked(range);
 }

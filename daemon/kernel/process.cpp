@@ -16,6 +16,7 @@
 
 #include "daemon/kernel/descriptor.hpp"
 #include "daemon/kernel/uapi.hpp"
+#include "daemon/kernel/words.hpp"
 
 namespace faultline::kernel {
 
@@ -137,7 +138,7 @@ Result<std::optional<KernelMapping>> mapping_at(pid_t pid, Vaddr address) {
   query.query_addr = address.value();
   if (::ioctl(fd.get(), uapi::kIoctlProcmapQuery, &query) != 0) {
     if (errno == ENOENT) return std::nullopt;
-    return fail_errno("asking " + path + " about address " + std::to_string(address.value()));
+    return fail_errno("asking " + path + " about " + words_of(address));
   }
   return KernelMapping{.start = Vaddr{query.vma_start},
                        .end = Vaddr{query.vma_end},

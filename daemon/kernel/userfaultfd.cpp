@@ -11,14 +11,15 @@
 
 #include "daemon/kernel/descriptor.hpp"
 #include "daemon/kernel/uapi.hpp"
+#include "daemon/kernel/words.hpp"
 
 namespace faultline::kernel {
 
 namespace {
 
 std::string describe(const char* what, Vaddr start, ByteCount length) {
-  return std::string(what) + " of " + std::to_string(length.value()) + " bytes at address " +
-         std::to_string(start.value());
+  return std::string(what) + " of " + std::to_string(length.value()) + " bytes at " +
+         words_of(start);
 }
 
 // The kernel reports progress and error in one signed field: bytes done, or a negative errno. An

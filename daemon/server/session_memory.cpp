@@ -6,6 +6,7 @@
 
 #include "daemon/kernel/event_signal.hpp"
 #include "daemon/kernel/log_budget.hpp"
+#include "daemon/kernel/words.hpp"
 #include "daemon/server/request.hpp"
 #include "daemon/server/session.hpp"
 
@@ -17,8 +18,9 @@ namespace asio = boost::asio;
 
 Status check_range(const char* doing, std::uint64_t address, std::uint64_t length) {
   if (whole_pages(address, length)) return {};
-  return fail(EINVAL, std::string(doing) + " " + std::to_string(length) + " bytes at address " +
-                          std::to_string(address) + ", which are not whole pages of a process");
+  return fail(EINVAL, std::string(doing) + " " + std::to_string(length) + " bytes at " +
+                          kernel::words_of(Vaddr{address}) +
+                          ", which are not whole pages of a process");
 }
 
 Status check_fields(const char* doing, std::uint32_t flags, std::uint32_t known,

@@ -12,6 +12,7 @@
 
 #include "daemon/kernel/log.hpp"
 #include "daemon/kernel/process.hpp"
+#include "daemon/kernel/words.hpp"
 
 namespace faultline::space {
 
@@ -437,7 +438,7 @@ Status AddressSpace::discover(Vaddr address) {
   std::optional<Vma> found;
   if (mapping) {
     if (!*mapping) {
-      return fail(EFAULT, "looking for a mapping at address " + std::to_string(address.value()));
+      return fail(EFAULT, "looking for a mapping at " + kernel::words_of(address));
     }
     found = vma_of(**mapping, address, remembered);
   } else if (remembered != nullptr) {
@@ -446,8 +447,7 @@ Status AddressSpace::discover(Vaddr address) {
     return propagate(mapping);
   }
   if (!found) {
-    return fail(ENOENT,
-                "looking for a mapping of an object at address " + std::to_string(address.value()));
+    return fail(ENOENT, "looking for a mapping of an object at " + kernel::words_of(address));
   }
   Vaddr start = found->start;
   Vaddr end = found->end;
@@ -459,7 +459,7 @@ Status AddressSpace::discover(Vaddr address) {
   start = found->start + page_size.round_up(start - found->start);
   end = found->start + page_size.round_down(end - found->start);
   if (address < start || address >= end) {
-    return fail(ENOENT, "looking for a whole page at address " + std::to_string(address.value()));
+    return fail(ENOENT, "looking for a whole page at " + kernel::words_of(address));
   }
   if (auto registered = uffd_.register_object_range(start, end - start); !registered) {
     return registered;
@@ -568,13 +568,12 @@ Status AddressSpace::change(const VaRange& range, const std::function<void(Vma&)
     if (dead()) return fail(ESRCH, "changing an address space that is gone");
     if (!vmas_.covers(range)) {
       return fail(ENOENT, "changing " + std::to_string(range.length.value()) +
-                              " bytes of which not all are mapped, at address " +
-                              std::to_string(range.start.value()));
+                              " bytes of which not all are mapped, at " +
+                              kernel::words_of(range.start));
     }
     if (!whole_pages(range)) {
-      return fail(EINVAL,
-                  "changing a range that begins or ends within a page of 2 MiB, at address " +
-                      std::to_string(range.start.value()));
+      return fail(EINVAL, "changing a range that begins or ends within a page of 2 MiB, at " +
+                              kernel::words_of(range.start));
     }
     // It may be cut at both ends.
     if (vmas_.size() + 2 > kMaxVmas) {
@@ -833,7 +832,7 @@ Result<VmaSnapshot> AddressSpace::vma_at(Vaddr address) {
     wait_for_answers_under_way();
     const VmaRef vma = vmas_.find(address);
     if (!vma) {
-      return fail(ENOENT, "looking up a mapping at address " + std::to_string(address.value()));
+      return fail(ENOENT, "looking up a mapping at " + kernel::words_of(address));
     }
     return show(*vma);
   });

@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <sstream>
 #include <thread>
 #include <vector>
 
@@ -105,6 +106,9 @@ TEST_F(Pins, RefuseWhatCannotBe) {
   expect_refused(EINVAL, "pinning", [&] { return fl_pin(bytes.data(), SIZE_MAX, 0, &pin); });
   expect_refused(EFAULT, "not all mapped",
                  [&] { return fl_pin(bytes.data(), 3 * kPage, 0, &pin); });
+  std::ostringstream where;
+  where << "12288 bytes at address " << static_cast<const void*>(bytes.data());
+  expect_refused(EFAULT, where.str(), [&] { return fl_pin(bytes.data(), 3 * kPage, 0, &pin); });
   int on_stack = 0;
   expect_refused(EFAULT, "not all mapped", [&] { return fl_pin(&on_stack, 4, 0, &pin); });
   expect_refused(EAGAIN, "without waiting",
