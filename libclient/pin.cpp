@@ -87,7 +87,8 @@ void pin_with_help(MapRange range, std::uint32_t flags, PinFallback why, fl_pinn
       continue;
     }
     if ((flags & FL_PIN_NOWAIT) != 0) {
-      throw Failure(EAGAIN, "pinning " + words_of(range) + " without waiting");
+      throw Failure(EAGAIN,
+                    "pinning " + words_of(range) + " without waiting, where a page is not there");
     }
     if (!asked) count(my_pins.record->fallbacks[static_cast<std::size_t>(*missing)]);
     asked = true;
@@ -131,6 +132,31 @@ MapRange range_to_pin(const void* address, std::size_t length, std::uint32_t fla
   return {start, length};
 }
 
+// What a pin has come to, in words that need no memory. error: that of fl_pin_state, or 0. Returns
+// it.
+int say_ended(int error, bool ending) {
+  switch (-error) {
+    case 0:
+      return 0;
+    case ENOENT:
+      return failed(ENOENT, ending
+                                ? "ending a pin whose memory was unmapped, or moved in parts"
+                                : "looking at a pin whose memory was unmapped, or moved in parts");
+    case EIDRM:
+      return failed(EIDRM, ending ? "ending a pin whose private pages were discarded"
+                                  : "looking at a pin whose private pages were discarded");
+    case EPIPE:
+      return failed(EPIPE, ending ? "ending a pin whose connection to the daemon has ended"
+                                  : "looking at a pin whose connection to the daemon has ended");
+    case ESTALE:
+      return failed(ESTALE, ending ? "ending a pin of the process that forked this one"
+                                   : "looking at a pin of the process that forked this one");
+    default:
+      return failed(-error, ending ? "ending a pin that is none, or was ended before"
+                                   : "looking at a pin that is none, or was ended before");
+  }
+}
+
 }  // namespace
 
 extern "C" {
@@ -152,7 +178,7 @@ int fl_pin(const void* address, size_t length, uint32_t flags, fl_pinned* pinned
 }
 
 int fl_unpin(fl_pinned* pinned) {
-  if (pinned == nullptr || pinned->parts == 0) return failed(EINVAL, "ending a pin that is none");
+  if (pinned == nullptr || pinned->parts == 0) return say_ended(-EINVAL, true);
   int result = 0;
   {
     const Reading reading;
@@ -160,25 +186,25 @@ int fl_unpin(fl_pinned* pinned) {
     if (share.number == pinned->ledger && share.ledger->number() == pinned->ledger) {
       result = end_pin(share, *pinned);
       pinned->parts = 0;
-      return result == 0 ? 0 : failed(-result, "ending a pin");
+      return result == 0 ? 0 : say_ended(result, true);
     }
   }
   result = end_any_pin(*pinned);
   pinned->parts = 0;
-  return result == 0 ? 0 : failed(-result, "ending a pin");
+  return say_ended(result, true);
 }
 
 int fl_pin_state(const fl_pinned* pinned) {
-  if (pinned == nullptr || pinned->parts == 0) return failed(EINVAL, "looking at a pin of nothing");
+  if (pinned == nullptr || pinned->parts == 0) return say_ended(-EINVAL, false);
   const int result = PinLedger::with(
       pinned->ledger, [&](const PinLedger& ledger) { return state_of(ledger, *pinned); });
-  return result == 0 ? 0 : failed(-result, "looking at a pin");
+  return say_ended(result, false);
 }
 
 int fl_pin_runs(const fl_pinned* pinned, fl_pin_run* runs, size_t most) {
-  if (pinned == nullptr || (runs == nullptr && most != 0)) {
-    return failed(EINVAL, "looking at a pin of nothing, or without a place for its runs");
-  }
+  if (pinned == nullptr || pinned->parts == 0) return say_ended(-EINVAL, false);
+  if (runs == nullptr && most != 0)
+    return failed(EINVAL, "looking at a pin without a place for it");
   std::optional<int> result;
   while (!result) {
     wait_for_changes();
@@ -191,7 +217,7 @@ int fl_pin_runs(const fl_pinned* pinned, fl_pin_run* runs, size_t most) {
     });
     if (error != 0) result = error;
   }
-  return *result >= 0 ? *result : failed(-*result, "looking at a pin");
+  return *result >= 0 ? *result : say_ended(*result, false);
 }
 
 int fl_pin_start(const void* address, size_t length, uint32_t flags, fl_job** job) {
