@@ -271,7 +271,8 @@ FL_API int fl_populate_start(fl_client* client, void* address, size_t length, ui
 FL_API int fl_job_fd(const fl_job* job);
 
 typedef struct fl_progress {
-  uint64_t pages_wanted; /* the whole range */
+  uint64_t
+      pages_wanted; /* the whole range; all three in pages of 4 KiB, also where they are larger */
   uint64_t pages_done;   /* resident and mapped */
   uint64_t pages_failed; /* could not be had */
   uint32_t ended;        /* 1 when nothing more will be done */

@@ -64,7 +64,8 @@ FL_API int fl_unpin(fl_pinned* pinned);
 FL_API int fl_pin_state(const fl_pinned* pinned);
 
 /* Where a run of pinned pages lies. With fl_object_open and fl_map, another process that may open
- * the object reaches the same memory. */
+ * the object reaches the same memory: by its name (fl_object_info.name), which the id does not tell
+ * and an anonymous object has not. */
 typedef struct fl_pin_run {
   void* address;
   size_t length;      /* bytes */
@@ -88,8 +89,8 @@ FL_API int fl_pin_runs(const fl_pinned* pinned, fl_pin_run* runs, size_t most);
 FL_API int fl_pin_start(const void* address, size_t length, uint32_t flags, fl_job** job);
 
 /* Takes the pin from a job of fl_pin_start, and frees the job; blocks until it has ended. Where it
- * fails nothing is pinned, and the job is freed too. Errors: EINVAL another job; those of fl_pin.
- */
+ * fails nothing is pinned, and the job is freed too; but EINVAL, a job that pins nothing, leaves it
+ * as it is. Errors: those of fl_pin. */
 FL_API int fl_pin_take(fl_job* job, fl_pinned* pinned);
 
 /* How pins were had, by this process since it connected. */
