@@ -176,8 +176,7 @@ void HelpedPin::ask_to_pin(MapRange pages, std::uint16_t flags) {
   if (answer.result == -ECANCELED) {
     throw Failure(EFAULT, "pinning " + words_of(range_) + ", which were unmapped meanwhile");
   }
-  throw Failure(-answer.result, "pinning " + words_of(range_) + ", where " +
-                                    std::to_string(answer.values[0]) + " pages could not be had");
+  throw Failure(-answer.result, "pinning " + words_of(range_) + words_of_failed(answer.values[0]));
 }
 
 void HelpedPin::brought() {

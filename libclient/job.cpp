@@ -32,6 +32,7 @@ using faultline::client::require;
 using faultline::client::start_job;
 using faultline::client::throw_errno;
 using faultline::client::words_of;
+using faultline::client::words_of_failed;
 namespace wire = faultline::wire;
 
 fl_job::fl_job() = default;
@@ -91,9 +92,8 @@ void finish_job(const fl_job& job) {
   const fl_progress progress = progress_of(job);
   if (progress.ended == 0) throw Failure(EPROTO, "asking for what became of a job");
   if (progress.error == 0) return;
-  throw Failure(-progress.error, "populating " + words_of(job.range) + ", where " +
-                                     std::to_string(progress.pages_failed) +
-                                     " pages could not be had");
+  throw Failure(-progress.error, (job.pin ? "pinning " : "populating ") + words_of(job.range) +
+                                     words_of_failed(progress.pages_failed));
 }
 
 void free_job(std::unique_ptr<fl_job> job) {

@@ -27,6 +27,10 @@ std::string words_of(MapRange range) {
          std::string(digits.data(), written.ptr);
 }
 
+std::string words_of_failed(std::uint64_t pages) {
+  return ", where " + std::to_string(pages * 4096) + " bytes could not be had";
+}
+
 MappingBook::Pieces::const_iterator MappingBook::holding(std::uintptr_t address) const {
   auto it = pieces_.upper_bound(address);
   if (it == pieces_.begin()) return it;

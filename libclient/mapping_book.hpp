@@ -36,6 +36,8 @@ struct MapRange {
 };
 // "N bytes at address 0xA", as /proc/PID/maps writes addresses.
 [[nodiscard]] std::string words_of(MapRange range);
+// ", where N bytes could not be had". pages: of 4 KiB, as the daemon counts them.
+[[nodiscard]] std::string words_of_failed(std::uint64_t pages);
 
 // What lies behind a mapping. none: in a fork child, the addresses of what it did not inherit.
 enum class Content : std::uint8_t { zero, of_file, none };

@@ -206,7 +206,7 @@ TEST_F(Huge, AJobWithoutPagesForItsCopiesEnds) {
   fl_job* job = nullptr;
   ASSERT_EQ(fl_populate_start(client_, view.data(), view.size(), FL_POPULATE_WRITE, &job), 0)
       << fl_last_error();
-  EXPECT_EQ(fl_job_wait(job), -ENOMEM);
+  expect_refused(ENOMEM, "where 8388608 bytes could not be had", [&] { return fl_job_wait(job); });
   fl_progress progress{};
   EXPECT_EQ(fl_job_progress(job, &progress), 0) << fl_last_error();
   EXPECT_EQ(progress.pages_failed, 4 * kHuge / kPage) << "pages of 4 KiB";

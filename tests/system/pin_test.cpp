@@ -319,7 +319,7 @@ TEST_F(Pins, ByAJobCanBeHadAnyNumberOfTimes) {
     ASSERT_EQ(fl_pin_take(job, &pin), 0) << fl_last_error();
     unpin(pin);
     ASSERT_EQ(fl_pin_start(&bytes[6 * kPage], kPage, 0, &job), 0) << i << fl_last_error();
-    expect_refused(EIO, "could not be had", [&] { return fl_pin_take(job, &pin); });
+    expect_refused(EIO, "pinning", [&] { return fl_pin_take(job, &pin); });
   }
 }
 
@@ -353,7 +353,8 @@ TEST_F(Pins, OfWhichAPartCannotBeHadPinNothing) {
   const auto bytes = map(object, 8 * kPage, FL_MAP_SHARED);
   file.truncate(4 * kPage);
   fl_pinned pin{};
-  expect_refused(EIO, "pinning", [&] { return fl_pin(bytes.data(), 8 * kPage, 0, &pin); });
+  expect_refused(EIO, "where 16384 bytes could not be had",
+                 [&] { return fl_pin(bytes.data(), 8 * kPage, 0, &pin); });
   EXPECT_EQ(pins_of(daemon_)["pinned_bytes"], 0);
   pin = pinned(bytes.data(), 4 * kPage);
   unpin(pin);
