@@ -158,23 +158,26 @@ Result<ByteCount> PinService::grant(SpaceId space, pid_t pid, ByteCount wanted) 
   const auto found = members_.find(space);
   if (found == members_.end()) return fail(ENOTCONN, "asking to pin without a ledger");
   const Member& asking = *found->second;
-  const auto refuse = [&](ByteCount limit, const char* which) {
-    return fail(ENOMEM,
-                "pinning " + in_words(wanted) + " more, of " + in_words(limit) + ", " + which);
+  const auto refuse = [&](ByteCount limit, ByteCount left, const char* which) {
+    return fail(ENOMEM, "pinning " + in_words(wanted) + " more, where " + in_words(left) +
+                            " are left of " + in_words(limit) + ": " + which);
   };
   const ByteCount in_process = room_locked(
       asking, of_process, wanted, [&](const Member& member) { return &member == &asking; });
   if (in_process < wanted) {
-    return refuse(of_process,
-                  configured ? "max_pinned_per_process" : "the process's RLIMIT_MEMLOCK");
+    return refuse(of_process, in_process,
+                  configured ? "faultlined's max_pinned_per_process"
+                             : "the process's RLIMIT_MEMLOCK; raise it (ulimit -l), or set "
+                               "faultlined's max_pinned_per_process");
   }
   const ByteCount in_user =
       room_locked(asking, limits_.per_user, wanted,
                   [&](const Member& member) { return member.uid == asking.uid; });
-  if (in_user < wanted) return refuse(limits_.per_user, "max_pinned_per_user");
+  if (in_user < wanted)
+    return refuse(limits_.per_user, in_user, "faultlined's max_pinned_per_user");
   const ByteCount in_all =
       room_locked(asking, limits_.total, wanted, [](const Member&) { return true; });
-  if (in_all < wanted) return refuse(limits_.total, "max_pinned");
+  if (in_all < wanted) return refuse(limits_.total, in_all, "faultlined's max_pinned");
   const ByteCount granted = std::min({std::max(wanted, kGrantStep), in_process, in_user, in_all});
   found->second->granted = found->second->granted + granted;
   return granted;

@@ -662,7 +662,7 @@ TEST_F(PinLimits, OfAllAreKept) {
   const Daemon daemon({"--max-pinned", std::to_string(4 * kPage)});
   const Memory memory(daemon);
   fl_pinned pin{};
-  expect_refused(ENOMEM, "max_pinned",
+  expect_refused(ENOMEM, "16384 bytes are left of 16384 bytes: faultlined's max_pinned",
                  [&] { return fl_pin(memory.bytes.data(), 5 * kPage, 0, &pin); });
   ASSERT_EQ(fl_pin(memory.bytes.data(), 4 * kPage, 0, &pin), 0) << fl_last_error();
   EXPECT_EQ(fl_unpin(&pin), 0);
