@@ -35,9 +35,13 @@ Result<PagesOfObject> pages_of(const wire::EvictRequest& request,
   const std::uint64_t size = object->size().value();
   const bool inside = request.offset < size && request.length <= size - request.offset;
   if (!inside || !page_size.aligned(request.offset) || !page_size.aligned(request.length)) {
-    return fail(EINVAL, "evicting " + std::to_string(request.length) + " bytes at " +
-                            std::to_string(request.offset) +
-                            ", which are not whole pages of an object of " + std::to_string(size));
+    const std::string from = std::to_string(request.offset);
+    const std::string range = request.length == 0
+                                  ? "all from byte " + from + " on"
+                                  : std::to_string(request.length) + " bytes at " + from;
+    return fail(EINVAL, "evicting " + range + ", not whole pages of " +
+                            std::to_string(page_size.bytes().value()) +
+                            " bytes within an object of " + std::to_string(size));
   }
   const std::uint64_t length = request.length == 0 ? size - request.offset : request.length;
   return PagesOfObject{std::move(object), page_size.index_of(ByteCount{request.offset}),

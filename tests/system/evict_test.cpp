@@ -199,7 +199,11 @@ TEST_F(EvictingWithSwap, OnlyTheRangeThatWasNamedGoes) {
   EXPECT_EQ(resident(object), kBytes - 3 * kPage);
   EXPECT_TRUE(holds_pattern(memory));
   const std::string ctl = FAULTCTL_BINARY " --socket " + daemon_.socket() + " evict ";
-  EXPECT_EQ(run(ctl + "part --offset 100").code, 1);
+  const Ran cut = run(ctl + "part --offset 100");
+  EXPECT_EQ(cut.code, 1);
+  EXPECT_NE(cut.output.find("evicting all from byte 100 on, not whole pages of 4096 bytes"),
+            std::string::npos)
+      << cut.output;
   EXPECT_EQ(run(ctl + "part --length 0").code, 2);
   EXPECT_EQ(run(ctl + "part --offset " + std::to_string(kBytes)).code, 1);
   EXPECT_EQ(run(ctl + "nothing").code, 1);

@@ -196,6 +196,12 @@ TEST_F(Huge, PagesStayInMemoryThoughTheyAreAskedToLeave) {
     EXPECT_EQ(shared[kHuge], before);
     EXPECT_EQ(stats_of(client_, shared.data()).missing_faults, 1U) << "it was there still";
     EXPECT_EQ(view[0], kOne);
+    fl_object_info info{};
+    ASSERT_EQ(fl_object_stat(object, &info), 0) << fl_last_error();
+    const Ran asked =
+        run(FAULTCTL_BINARY " --socket " + daemon_.socket() + " evict " + std::to_string(info.id));
+    EXPECT_EQ(asked.code, 0);
+    EXPECT_NE(asked.output.find(": larger than 4 KiB"), std::string::npos) << asked.output;
   }
 }
 

@@ -14,6 +14,7 @@ namespace faultline::ctl {
 namespace {
 
 constexpr int kSchema = 1;
+constexpr std::uint64_t kBasePage = 4096;
 
 // Why pages stayed, as JSON has it and as the text does.
 struct Reason {
@@ -43,12 +44,20 @@ nlohmann::json to_json(const wire::EvictReply& reply) {
           {"kept_pages", std::move(kept)}};
 }
 
+std::string counted(std::uint64_t pages, const char* of_one, const char* of_many) {
+  return fmt::format("{} {}", pages, pages == 1 ? of_one : of_many);
+}
+
 std::string to_text(const wire::EvictReply& reply) {
-  std::string text =
-      fmt::format("{} pages evicted, {} of them to the swap file\n", reply.evicted, reply.swapped);
+  std::string text = counted(reply.evicted, "page", "pages") +
+                     fmt::format(" evicted, {} of them to the swap file\n", reply.swapped);
   for (const Reason& reason : kReasons) {
-    if (reply.*reason.pages == 0) continue;
-    text += fmt::format("{} pages stay: {}\n", reply.*reason.pages, reason.words);
+    const std::uint64_t pages = reply.*reason.pages;
+    if (pages == 0) continue;
+    // Larger ones are counted as dirty, whatever was done with them and whatever swap there is.
+    const bool too_large = reason.pages == &wire::EvictReply::dirty && reply.page_size > kBasePage;
+    text += counted(pages, "page stays: ", "pages stay: ") +
+            (too_large ? "larger than 4 KiB, which never leave memory" : reason.words) + "\n";
   }
   return text;
 }

@@ -82,7 +82,9 @@ constexpr const char* kFooter =
     "  those that nobody stored to; where the daemon has a swap file (faultlined --swap-file), "
     "all\n"
     "  others too. Who uses one next waits until it has been read, and finds what it held. Pinned\n"
-    "  pages stay. The object's owner may ask, and root and the daemon's own user.\n\n"
+    "  pages stay, and those of 2 MiB: that is no error. The object's owner may ask, and root and "
+    "the\n"
+    "  daemon's own user.\n\n"
     "PINS, pages that must stay in memory\n"
     "  GRANTED   bytes that the process may pin without asking for more\n"
     "  FAST      pins that were had without the daemon; SLOW, those that it brought pages for\n"
@@ -109,11 +111,11 @@ constexpr const char* kFooter =
     "there,\n"
     "                    the system's, at /run/faultline/faultlined.sock\n\n"
     "EXIT STATUS\n"
-    "  0 answered; 1 the daemon refused, or knows no such process, or nothing can be written; 2 "
-    "wrong\n"
-    "  usage; 3 no daemon to ask, or none that answers within 5 s. watch: 0 after --count events,\n"
-    "  with SIGINT, SIGTERM or SIGHUP, and when nobody reads its output any more; 3 also when the\n"
-    "  daemon goes.\n\n"
+    "  0 answered; 1 the daemon refused, or knows no such process or object, or nothing can be\n"
+    "  written; 2 wrong usage; 3 no daemon to ask, or none that answers within 5 s (evict: it may\n"
+    "  take any time). watch: 0 after --count events, with SIGINT, SIGTERM or SIGHUP, and when "
+    "nobody\n"
+    "  reads its output any more; 3 also when the daemon goes.\n\n"
     "SEE ALSO\n  faultlined --help";
 
 struct Command {
