@@ -135,8 +135,7 @@ int main(int argc, char** argv) {
                  "the same, of one uid; 1024 by default");
   app.add_option("--max-spaces-per-user", given.max_spaces_per_user,
                  "client processes at once, of one uid, fork children included; 4096 by default");
-  std::uint64_t max_pinned_per_process = 0;
-  app.add_option("--max-pinned-per-process", max_pinned_per_process,
+  app.add_option("--max-pinned-per-process", given.max_pinned_per_process,
                  "bytes that one process may pin; by default what it may lock (RLIMIT_MEMLOCK)");
   app.add_option("--max-pinned-per-user", given.max_pinned_per_user,
                  "the same, of all processes of one uid; by default as --max-pinned");
@@ -184,7 +183,7 @@ int main(int argc, char** argv) {
     settings.max_spaces_per_user = given.max_spaces_per_user;
   }
   if (was_given("--max-pinned-per-process")) {
-    settings.max_pinned_per_process = max_pinned_per_process;
+    settings.max_pinned_per_process = given.max_pinned_per_process;
   }
   if (was_given("--max-pinned-per-user")) {
     settings.max_pinned_per_user = given.max_pinned_per_user;
@@ -210,7 +209,8 @@ int main(int argc, char** argv) {
   (void)std::signal(SIGPIPE, SIG_IGN);
   auto server = faultline::server::Server::create(settings, faultline::kernel::probe_support());
   if (!server) return give_up(server.error(), settings);
-  faultline::log::info("faultlined {} listens on {}", FAULTLINE_VERSION, settings.socket_path.string());
+  faultline::log::info("faultlined {} listens on {}", FAULTLINE_VERSION,
+                       settings.socket_path.string());
   (void)::sd_notify(0, "READY=1");
   if (!(*server)->run()) {
     // A thread is held up in the kernel, by a client or a file; nothing that it uses may go. The

@@ -103,8 +103,8 @@ pin::PinLimits pin_limits(const Settings& settings) {
   if (settings.max_pinned_per_process) {
     limits.per_process = ByteCount{*settings.max_pinned_per_process};
   }
-  limits.per_user = ByteCount{settings.max_pinned_per_user};
-  limits.total = ByteCount{settings.max_pinned};
+  limits.per_user = ByteCount{settings.max_pinned_per_user.value()};
+  limits.total = ByteCount{settings.max_pinned.value()};
   return limits;
 }
 

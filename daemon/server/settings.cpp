@@ -120,8 +120,11 @@ Status read_settings_file(const std::filesystem::path& file, Settings& settings)
             return take_number(n, settings.max_pinned_per_process.emplace());
           }},
       Key{"max_pinned_per_user",
-          [&](const toml::node& n) { return take_number(n, settings.max_pinned_per_user); }},
-      Key{"max_pinned", [&](const toml::node& n) { return take_number(n, settings.max_pinned); }},
+          [&](const toml::node& n) {
+            return take_number(n, settings.max_pinned_per_user.emplace());
+          }},
+      Key{"max_pinned",
+          [&](const toml::node& n) { return take_number(n, settings.max_pinned.emplace()); }},
       Key{"swap_file", [&](const toml::node& n) { return take_text(n, swap_path); }},
       Key{"swap_bytes", [&](const toml::node& n) { return take_number(n, settings.swap_bytes); }},
       Key{"log_level", [&](const toml::node& n) { return take_text(n, settings.log_level); }},
@@ -162,13 +165,20 @@ Status complete(Settings& settings) {
       settings.max_spaces_per_user == 0 || settings.max_objects == 0) {
     return fail(EINVAL, "setting a limit of sessions, address spaces or objects to 0");
   }
-  if (settings.max_pinned == 0) {
+  for (const auto& limit :
+       {settings.max_pinned_per_process, settings.max_pinned_per_user, settings.max_pinned}) {
+    if (limit == 0) return fail(EINVAL, "setting a limit of what may be pinned to 0");
+  }
+  if (!settings.max_pinned) {
     settings.max_pinned = static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) / 2 *
                           static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
   }
-  if (settings.max_pinned_per_user == 0) settings.max_pinned_per_user = settings.max_pinned;
-  if (settings.swap_file.empty() != (settings.swap_bytes == 0)) {
-    return fail(EINVAL, "setting one of swap_file and swap_bytes without the other");
+  if (!settings.max_pinned_per_user) settings.max_pinned_per_user = settings.max_pinned;
+  if (!settings.swap_file.empty() && settings.swap_bytes == 0) {
+    return fail(EINVAL, "setting swap_file without swap_bytes, how large it may grow");
+  }
+  if (settings.swap_file.empty() && settings.swap_bytes != 0) {
+    return fail(EINVAL, "setting swap_bytes without swap_file");
   }
   if (!settings.swap_file.empty() &&
       (settings.swap_bytes < 4096 || settings.swap_bytes > kMostSwap)) {
@@ -194,8 +204,8 @@ std::string describe(const Settings& settings) {
       settings.max_sessions_per_user, settings.max_spaces_per_user,
       settings.max_pinned_per_process ? std::to_string(*settings.max_pinned_per_process)
                                       : "\"RLIMIT_MEMLOCK\"",
-      settings.max_pinned_per_user, settings.max_pinned, settings.swap_file.string(),
-      settings.swap_bytes, settings.log_level);
+      settings.max_pinned_per_user.value_or(0), settings.max_pinned.value_or(0),
+      settings.swap_file.string(), settings.swap_bytes, settings.log_level);
 }
 
 }  // namespace faultline::server

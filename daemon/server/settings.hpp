@@ -27,10 +27,10 @@ struct Settings {
   std::size_t max_spaces_per_user = 4'096;
   // Bytes. Nothing: what each process may lock, RLIMIT_MEMLOCK.
   std::optional<std::uint64_t> max_pinned_per_process;
-  std::uint64_t max_pinned_per_user = 0;  // 0: as max_pinned
-  std::uint64_t max_pinned = 0;           // 0: half of the machine's memory
-  std::filesystem::path swap_file;        // or a directory; empty: none
-  std::uint64_t swap_bytes = 0;           // how large it may grow; with swap_file only
+  std::optional<std::uint64_t> max_pinned_per_user;  // nothing: as max_pinned
+  std::optional<std::uint64_t> max_pinned;           // nothing: half of the machine's memory
+  std::filesystem::path swap_file;                   // or a directory; empty: none
+  std::uint64_t swap_bytes = 0;                      // how large it may grow; with swap_file only
   std::string log_level = "info";
 };
 

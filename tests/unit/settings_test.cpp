@@ -108,6 +108,11 @@ TEST(Settings, CompletingRefusesWhatCannotWork) {
   EXPECT_TRUE(refused([](Settings& s) { s.max_object_bytes = 1; }));
   EXPECT_TRUE(refused([](Settings& s) { s.max_sessions = 0; }));
   EXPECT_TRUE(refused([](Settings& s) { s.max_spaces_per_user = 0; }));
+  EXPECT_TRUE(refused([](Settings& s) { s.max_pinned_per_process = 0; }));
+  EXPECT_TRUE(refused([](Settings& s) { s.max_pinned_per_user = 0; }));
+  EXPECT_TRUE(refused([](Settings& s) { s.max_pinned = 0; }));
+  EXPECT_TRUE(refused([](Settings& s) { s.swap_file = "/tmp"; }));
+  EXPECT_TRUE(refused([](Settings& s) { s.swap_bytes = 1 << 20; }));
   EXPECT_TRUE(refused([](Settings& s) { s.log_level = "loud"; }));
   EXPECT_TRUE(refused([](Settings& s) { s.socket_group = "no-such-group"; }));
   EXPECT_FALSE(refused([](Settings&) {}));
