@@ -1,7 +1,7 @@
-// A file read past the page cache straight into memory that other processes map: a region is
-// pinned, its pages are registered as buffers of an io_uring, and O_DIRECT reads fill them. Another
-// process, which has the region mapped all the while, then finds there what the file holds: the
-// same SHA-256.
+// A file read past the page cache straight into memory that other processes map: window by window a
+// region is pinned, its pages are registered as buffers of an io_uring, and O_DIRECT reads fill
+// them. Another process, which has the region mapped all the while, then finds there what the file
+// holds: the same SHA-256.
 //
 //   direct_io [FILE]     without one, a file of random bytes is made and removed
 #include <fcntl.h>
@@ -28,6 +28,9 @@ namespace {
 
 constexpr std::size_t kBlock = 128 * 1024;  // of one read
 constexpr unsigned kDepth = 16;             // reads at a time
+// Pinned at a time. A process may usually lock 8 MiB (ulimit -l); the kernel counts what is
+// registered, Faultline what is pinned.
+constexpr std::size_t kWindow = 4 << 20;
 constexpr std::size_t kMadeUp = 64 << 20;
 
 [[noreturn]] void give_up(int code, const std::string& attempted) {
@@ -37,6 +40,9 @@ constexpr std::size_t kMadeUp = 64 << 20;
 class File {
  public:
   File(const std::string& path, int flags) : fd_(::open(path.c_str(), flags | O_CLOEXEC, 0600)) {
+    if (fd_ < 0 && errno == EINVAL && (flags & O_DIRECT) != 0) {
+      give_up(EINVAL, "opening " + path + " with O_DIRECT, which its file system may not have");
+    }
     if (fd_ < 0) give_up(errno, "opening " + path);
   }
   File(const File&) = delete;
@@ -46,6 +52,7 @@ class File {
   [[nodiscard]] std::size_t size() const {
     struct stat info {};
     if (::fstat(fd_, &info) != 0) give_up(errno, "looking at a file");
+    if (!S_ISREG(info.st_mode)) give_up(EINVAL, "reading what is not a regular file");
     return static_cast<std::size_t>(info.st_size);
   }
 
@@ -101,27 +108,35 @@ std::string sha256_of(const File& file) {
   }
 }
 
-// An io_uring whose buffers are the pages of a pin.
+// An io_uring that reads a file into pinned pages.
 class Reader {
  public:
-  Reader(const File& file, const faultline::pin& pages) : file_(file), pages_(pages) {
+  explicit Reader(const File& file) : file_(file) {
     if (const int made = ::io_uring_queue_init(kDepth, &ring_, 0); made < 0) {
       give_up(-made, "io_uring_setup");
     }
-    const std::vector<iovec> buffers = pages.iovecs();
-    const int registered =
-        ::io_uring_register_buffers(&ring_, buffers.data(), static_cast<unsigned>(buffers.size()));
-    if (registered < 0) {
-      ::io_uring_queue_exit(&ring_);
-      give_up(-registered, "registering the region's pages as buffers (ulimit -l allows how many)");
-    }
-    buffer_bytes_ = buffers.front().iov_len;
   }
   Reader(const Reader&) = delete;
   Reader& operator=(const Reader&) = delete;
   ~Reader() { ::io_uring_queue_exit(&ring_); }
 
-  // Fills the region with the file's first bytes. The last block may go beyond the file's end.
+  // Fills the pages with so many bytes of the file. The last block may go beyond its end.
+  void read(const faultline::pin& pages, std::size_t from, std::size_t bytes) {
+    const std::vector<iovec> buffers = pages.iovecs();
+    const int registered =
+        ::io_uring_register_buffers(&ring_, buffers.data(), static_cast<unsigned>(buffers.size()));
+    if (registered < 0) {
+      give_up(-registered, "registering pinned pages as buffers (ulimit -l allows how many)");
+    }
+    memory_ = pages.bytes().data();
+    from_ = from;
+    read(bytes);
+    if (const int over = ::io_uring_unregister_buffers(&ring_); over < 0) {
+      give_up(-over, "io_uring_unregister_buffers");
+    }
+  }
+
+ private:
   void read(std::size_t bytes) {
     std::size_t begun = 0;
     for (unsigned i = 0; i < kDepth && begun < bytes; ++i, begun += kBlock) begin(begun);
@@ -145,21 +160,21 @@ class Reader {
     }
   }
 
- private:
+  // A window is one buffer: each may be of 1 GiB.
   void begin(std::size_t at) {
     io_uring_sqe* const entry = ::io_uring_get_sqe(&ring_);
-    ::io_uring_prep_read_fixed(entry, file_.fd(), pages_.bytes().data() + at, kBlock, at,
-                               static_cast<int>(at / buffer_bytes_));
+    ::io_uring_prep_read_fixed(entry, file_.fd(), memory_ + at, kBlock, from_ + at, 0);
     entry->user_data = at;
   }
 
   const File& file_;
-  const faultline::pin& pages_;
   io_uring ring_{};
-  std::size_t buffer_bytes_ = 0;
+  std::byte* memory_ = nullptr;
+  std::size_t from_ = 0;
 };
 
-// What another process makes of the region, once it is told that it is filled.
+// What another process makes of the region, once it is told that it is filled. It says first that
+// it has it mapped, by a byte.
 pid_t start_other(const std::string& object, std::size_t bytes, std::array<int, 2> go,
                   std::array<int, 2> said) {
   const pid_t pid = ::fork();
@@ -171,7 +186,7 @@ pid_t start_other(const std::string& object, std::size_t bytes, std::array<int, 
     const auto mapped = client.open(object, faultline::access::read_only)
                             .map(faultline::sharing::shared, faultline::protection::read);
     char one = 0;
-    if (::read(go[0], &one, 1) == 1) {
+    if (::write(said[1], "x", 1) == 1 && ::read(go[0], &one, 1) == 1) {
       Sha256 sum;
       sum.add(mapped.bytes().data(), bytes);
       const std::string text = sum.hex();
@@ -200,10 +215,11 @@ class Named {
 };
 
 void run(const std::string& path) {
-  const File direct(path, O_RDONLY | O_DIRECT);
-  const std::string expected = sha256_of(File(path, O_RDONLY));
-  const std::size_t bytes = direct.size();
+  const File file(path, O_RDONLY);
+  const std::size_t bytes = file.size();
   if (bytes == 0) give_up(EINVAL, "reading an empty file");
+  const std::string expected = sha256_of(file);
+  const File direct(path, O_RDONLY | O_DIRECT);
 
   const auto client = faultline::client::connect();
   const std::string name = "direct_io." + std::to_string(::getpid());
@@ -214,17 +230,23 @@ void run(const std::string& path) {
   std::array<int, 2> said{};
   if (::pipe(go.data()) != 0 || ::pipe(said.data()) != 0) give_up(errno, "making pipes");
   const pid_t other = start_other(name, bytes, go, said);
+  ::close(said[1]);  // so that its end is seen
+  char one = 0;
+  if (::read(said[0], &one, 1) != 1)
+    give_up(EIO, "waiting for the other process to map the region");
 
   const auto mapped = object.map(faultline::sharing::shared);
-  const faultline::pin pages(mapped.bytes(), faultline::pin_for::writing);
-  std::printf("pinned %zu KiB, in %zu run%s of the object\n", pages.bytes().size() / 1024,
-              pages.runs().size(), pages.runs().size() == 1 ? "" : "s");
+  Reader reader(direct);
   const auto start = std::chrono::steady_clock::now();
-  Reader(direct, pages).read(bytes);
+  for (std::size_t at = 0; at < bytes; at += kWindow) {
+    const auto window = mapped.bytes().subspan(at, std::min(kWindow, region - at));
+    const faultline::pin pages(window, faultline::pin_for::writing);
+    reader.read(pages, at, std::min(kWindow, bytes - at));
+    if (pages.state() != faultline::pin_state::held) give_up(EFAULT, "keeping a window pinned");
+  }
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-  std::printf("read %zu KiB with O_DIRECT into it, %.0f MiB/s\n", bytes / 1024,
-              static_cast<double>(bytes) / took.count() / (1 << 20));
-  if (pages.state() != faultline::pin_state::held) give_up(EFAULT, "keeping the region pinned");
+  std::printf("read %zu bytes with O_DIRECT, at most %zu KiB pinned at a time: %.0f MiB/s\n", bytes,
+              kWindow / 1024, static_cast<double>(bytes) / took.count() / (1 << 20));
 
   if (::write(go[1], "x", 1) != 1) give_up(errno, "telling the other process");
   std::string found(expected.size(), '\0');

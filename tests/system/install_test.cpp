@@ -107,6 +107,12 @@ TEST_F(Install, TheExamplesRun) {
   const Ran direct = run(EXAMPLES_DIRECTORY "/direct_io");
   EXPECT_EQ(direct.code, 0) << direct.output;
   EXPECT_NE(direct.output.find("other process: "), std::string::npos) << direct.output;
+  if (::geteuid() == 0) {
+    const Ran limited = run(
+        "ulimit -l 8192 && setpriv --reuid 65534 --regid 65534 --clear-groups " EXAMPLES_DIRECTORY
+        "/direct_io");
+    EXPECT_EQ(limited.code, 0) << "with what a user may lock: " << limited.output;
+  }
   const Ran pshared = run(EXAMPLES_DIRECTORY "/pshared");
   EXPECT_EQ(pshared.code, 0) << pshared.output;
   EXPECT_NE(pshared.output.find("20000 taken: each once"), std::string::npos) << pshared.output;
