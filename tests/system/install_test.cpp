@@ -129,6 +129,14 @@ TEST_F(Install, TheExamplesRunWithADaemonThatIsNotToldOfForks) {
                           std::to_string(::getpid()) + "/fd/" + std::to_string(file.fd()));
   EXPECT_EQ(workers.code, 0) << workers.output;
   EXPECT_NE(workers.output.find("every byte is right"), std::string::npos) << workers.output;
+  const Ran direct = run(EXAMPLES_DIRECTORY "/direct_io");
+  EXPECT_EQ(direct.code, 0) << direct.output;
+  // The other process cannot wake here, and says so; its parent does not wait for what cannot come.
+  const Ran loop =
+      run("timeout 30 setpriv --reuid 65534 --regid 65534 --clear-groups " EXAMPLES_DIRECTORY
+          "/event_loop");
+  EXPECT_EQ(loop.code, 1) << loop.output;
+  EXPECT_NE(loop.output.find("the other process failed"), std::string::npos) << loop.output;
   const Ran pshared = run(EXAMPLES_DIRECTORY "/pshared");
   EXPECT_EQ(pshared.code, 0) << pshared.output;
   EXPECT_TRUE(eventually([&] { return daemon.ask(wire::AdminQuery::objects)["objects"].empty(); }))
