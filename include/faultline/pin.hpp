@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <utility>
@@ -103,6 +104,7 @@ class pin {
   [[nodiscard]] const fl_pinned& get() const noexcept { return pinned_; }
 
  private:
+  friend class pin_job;
   static pin_state to_state(int result) noexcept {
     switch (result) {
       case 0:
@@ -119,6 +121,44 @@ class pin {
   }
 
   fl_pinned pinned_{};
+};
+
+// A range that is being pinned, of many pages that are not there yet. Given up when it goes, where
+// nobody has taken the pin.
+class pin_job {
+ public:
+  pin_job() = default;
+  // Begins, and returns. Throws error.
+  explicit pin_job(std::span<const std::byte> bytes, pin_for what = pin_for::reading) {
+    fl_job* started = nullptr;
+    const int result =
+        fl_pin_start(bytes.data(), bytes.size(), static_cast<std::uint32_t>(what), &started);
+    if (result != 0) throw error(-result, fl_last_error());
+    job_.reset(started);
+  }
+
+  explicit operator bool() const noexcept { return job_ != nullptr; }
+  // Readable when it has ended, see fl_job_fd; it stays the library's.
+  [[nodiscard]] int fd() const noexcept { return fl_job_fd(job_.get()); }
+  [[nodiscard]] fl_progress progress() const {
+    fl_progress progress{};
+    const int result = fl_job_progress(job_.get(), &progress);
+    if (result != 0) throw error(-result, fl_last_error());
+    return progress;
+  }
+  // Blocks until it has ended, and leaves none here, also where it throws.
+  [[nodiscard]] pin take() {
+    pin made;
+    const int result = fl_pin_take(job_.release(), &made.pinned_);
+    if (result != 0) throw error(-result, fl_last_error());
+    return made;
+  }
+
+ private:
+  struct give_up {
+    void operator()(fl_job* job) const noexcept { (void)fl_job_free(job); }
+  };
+  std::unique_ptr<fl_job, give_up> job_;
 };
 
 }  // namespace faultline

@@ -200,7 +200,6 @@ TEST_F(Pins, AreNotAForkChilds) {
   unpin(pin);
 }
 
-// A dead process's pins are gone within a second, whatever it held.
 // The C++ interface, as a program uses it.
 TEST_F(Pins, InCppEndWithTheirScope) {
   const auto connected = faultline::client::connect(daemon_.socket());
@@ -229,6 +228,32 @@ TEST_F(Pins, InCppEndWithTheirScope) {
   EXPECT_THROW(faultline::pin(std::span(&none, 1)), faultline::error);
 }
 
+TEST_F(Pins, InCppAreTakenFromTheirJobs) {
+  const auto connected = faultline::client::connect(daemon_.socket());
+  const PatternFile file(8 * kPage);
+  const auto object = connected.create({.file_fd = file.fd()});
+  const auto mapped = object.map(faultline::sharing::shared, faultline::protection::read);
+  faultline::pin_job job(mapped.bytes());
+  EXPECT_EQ(job.progress().pages_wanted, 8U);
+  {
+    const faultline::pin all = job.take();
+    EXPECT_FALSE(job);
+    EXPECT_EQ(all.bytes().data(), mapped.bytes().data());
+    EXPECT_EQ(pins_of(daemon_)["pinned_bytes"], 8 * kPage);
+  }
+  { const faultline::pin_job given_up(mapped.bytes()); }
+  EXPECT_EQ(pins_of(daemon_)["pinned_bytes"], 0);
+  EXPECT_THROW(faultline::pin_job(mapped.bytes(), faultline::pin_for::writing), faultline::error);
+  const auto lost = connected.create({.file_fd = file.fd()});
+  const auto view = lost.map(faultline::sharing::shared, faultline::protection::read);
+  file.truncate(0);
+  faultline::pin_job fails(view.bytes());
+  EXPECT_THROW((void)fails.take(), faultline::error);
+  EXPECT_FALSE(fails);
+  EXPECT_EQ(pins_of(daemon_)["pinned_bytes"], 0);
+}
+
+// A dead process's pins are gone within a second, whatever it held.
 TEST_F(Pins, EndWithTheirProcess) {
   const Gate pinned_there;
   Child child([&] {
