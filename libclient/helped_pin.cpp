@@ -176,6 +176,10 @@ void HelpedPin::ask_to_pin(MapRange pages, std::uint16_t flags) {
   if (answer.result == -ECANCELED) {
     throw Failure(EFAULT, "pinning " + words_of(range_) + ", which were unmapped meanwhile");
   }
+  if (answer.result == -EFAULT && answer.values[0] == 0) {
+    // In a child of whose fork it was not told.
+    throw Failure(EFAULT, "pinning " + words_of(range_) + ", where the daemon knows of no mapping");
+  }
   throw Failure(-answer.result, "pinning " + words_of(range_) + words_of_failed(answer.values[0]));
 }
 

@@ -17,6 +17,7 @@
 #include <fstream>
 #include <optional>
 
+#include "faultline/pin.h"
 #include "tests/system/command.hpp"
 #include "tests/system/harness.hpp"
 
@@ -528,6 +529,9 @@ TEST_F(OwnDaemon, AForkChildInheritsMemoryOfZeroesAndNothingOfFiles) {
       EXPECT_EQ(view[kPage], kOne);
       shared[2 * kPage] = kTwo;
       view[kPage] = kTwo;
+      fl_pinned pin{};
+      EXPECT_EQ(fl_pin(&view[3 * kPage], kPage, FL_PIN_WRITE, &pin), -EFAULT);
+      EXPECT_TRUE(last_error_has("knows of no mapping")) << fl_last_error();
       void* address = nullptr;
       EXPECT_EQ(fl_map(object, 0, kPage, FL_MAP_SHARED, &address), -ESTALE);
       EXPECT_TRUE(last_error_has("fork")) << fl_last_error();
