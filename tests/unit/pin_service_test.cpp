@@ -469,12 +469,12 @@ TEST_F(PinServiceTest, WhatWasNotGrantedHoldsNothing) {
 TEST_F(PinServiceTest, PinsOfNothingCountAsAPageEach) {
   const Member member = this->member();
   const std::uint64_t id = object_->id().value();
-  ASSERT_TRUE(granted(member, 256));  // as much as is granted at once
-  for (std::uint32_t slot = 0; slot < 255; ++slot)
+  ASSERT_TRUE(granted(member, 100));
+  for (std::uint32_t slot = 0; slot < 99; ++slot)
     member.process.pin(slot, {.object = id, .count = 0});
-  member.process.pin(255, {.object = id, .first = 1});
+  member.process.pin(99, {.object = id, .first = 1});
   EXPECT_EQ(held(), (Runs{{1, 1}}));
-  member.process.pin(256, {.object = id, .first = 2});
+  member.process.pin(100, {.object = id, .first = 2});
   EXPECT_EQ(held(), (Runs{{1, 1}}));
 }
 
