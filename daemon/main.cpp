@@ -207,6 +207,8 @@ int main(int argc, char** argv) {
 
   raise_descriptor_limit();
   (void)std::signal(SIGPIPE, SIG_IGN);
+  // A limit of file sizes (RLIMIT_FSIZE), which is one of the swap file and of objects too: EFBIG.
+  (void)std::signal(SIGXFSZ, SIG_IGN);
   auto server = faultline::server::Server::create(settings, faultline::kernel::probe_support());
   if (!server) return give_up(server.error(), settings);
   faultline::log::info("faultlined {} listens on {}", FAULTLINE_VERSION,

@@ -2,6 +2,7 @@
 // waits meanwhile.
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -96,6 +97,24 @@ TEST_F(EvictingWithSwap, WrittenPagesComeBackWithWhatTheyHeld) {
   EXPECT_EQ(swapped(), kBytes);
   EXPECT_TRUE(holds_pattern(memory));
   EXPECT_EQ(swapped(), 0U) << "what came back has no place there any more";
+}
+
+// Past a limit of file sizes pages stay, and objects are refused; the daemon goes on.
+TEST_F(EvictingWithSwap, ALimitOfFileSizesKeepsPagesInMemory) {
+  const Object object = create(client_, kBytes, "limited");
+  const auto memory = map(object, kBytes, kShared);
+  fill(memory);
+  const rlimit limit{kBytes / 2, kBytes / 2};
+  ASSERT_EQ(::prlimit(daemon_.pid(), RLIMIT_FSIZE, &limit, nullptr), 0);
+  const auto done = evict("limited");
+  EXPECT_GT(done["kept_pages"]["failed"], 0);
+  EXPECT_TRUE(holds_pattern(memory));
+  EXPECT_EQ(swapped(), 0U);
+  fl_object_spec spec{};
+  spec.struct_size = sizeof(spec);
+  spec.size = 2 * kBytes;
+  fl_object* refused = nullptr;
+  expect_refused(EFBIG, "", [&] { return fl_object_create(client_, &spec, &refused); });
 }
 
 // What was never written to is no page, in memory or out of it.
