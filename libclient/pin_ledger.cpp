@@ -215,7 +215,10 @@ std::int64_t PinLedger::take_budgets() const {
   std::int64_t taken = 0;
   for (std::uint32_t i = 0; i < used; ++i) {
     wire::PinThread& thread = all.threads[i];
-    if (thread.busy.load(std::memory_order_acquire) == 0) taken += thread.budget.exchange(0);
+    // Who is in the middle of a payment ends it, and then leaves the budget alone. What it has left
+    // must not be missed: somebody would be refused what nobody uses.
+    thread.busy.wait(1, std::memory_order_acquire);
+    taken += thread.budget.exchange(0);
     thread.closed.fetch_sub(1);
   }
   return taken;

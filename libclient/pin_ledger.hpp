@@ -69,10 +69,21 @@ struct PinShare {
     explicit Busy(wire::PinThread& record) : record_(record), open_(enter(record)) {}
     Busy(const Busy&) = delete;
     Busy& operator=(const Busy&) = delete;
-    ~Busy() { record_.busy.store(0, std::memory_order_release); }
+    ~Busy() {
+      record_.busy.store(0, std::memory_order_release);
+      // As in enter(): who takes budgets sees this store, or is seen here.
+      std::atomic_signal_fence(std::memory_order_seq_cst);
+      if (record_.closed.load(std::memory_order_relaxed) != 0) [[unlikely]]
+        tell();
+    }
     [[nodiscard]] bool open() const { return open_; }
 
    private:
+    void tell() noexcept {
+      // Between the store and the look at who waits.
+      std::atomic_thread_fence(std::memory_order_seq_cst);
+      record_.busy.notify_all();
+    }
     [[nodiscard]] static bool enter(wire::PinThread& record) {
       record.busy.store(1, std::memory_order_relaxed);
       // Pairs with the barrier of who takes budgets; the compiler must not do the load first.

@@ -7,12 +7,15 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
+#include <random>
 #include <sstream>
 #include <thread>
 #include <vector>
 
 #include "faultline/faultline.hpp"
 #include "tests/system/harness.hpp"
+#include "tests/unit/seed.hpp"
 
 namespace faultline::testing {
 namespace {
@@ -650,6 +653,48 @@ TEST_F(PinLimits, AreOfTheProcessAndExact) {
   ASSERT_EQ(fl_unpin(&more), 0);
   expect_refused(ENOMEM, "max_pinned_per_process",
                  [&] { return fl_pin(memory.bytes.data(), 11 * kPage, 0, &more); });
+}
+
+// Threads that together never want more than the limit: what one gives back another has at once,
+// also from a thread that stands still in the middle of a payment.
+TEST_F(PinLimits, AreNotReachedBeforeThreadsUseThemUp) {
+  constexpr std::size_t kLimit = 40;
+  constexpr std::size_t kThreads = 6;  // more than most machines have processors
+  const std::uint64_t seed = announce_seed();
+  const Daemon daemon({"--max-pinned-per-process", std::to_string(kLimit * kPage)});
+  const Memory memory(daemon);
+  fl_pinned all{};
+  ASSERT_EQ(fl_pin(memory.bytes.data(), kLimit * kPage, 0, &all), 0) << fl_last_error();
+  ASSERT_EQ(fl_unpin(&all), 0);
+  std::atomic<std::size_t> left{kLimit};
+  std::atomic<std::size_t> refused{0};
+  std::atomic<bool> over{false};
+  std::vector<std::thread> threads;
+  for (std::size_t i = 0; i < kThreads; ++i) {
+    threads.emplace_back([&, i] {
+      std::mt19937_64 dice(seed + i);
+      while (!over) {
+        std::size_t there = left;
+        const std::size_t pages = 1 + dice() % kLimit;
+        if (there < pages || !left.compare_exchange_strong(there, there - pages)) continue;
+        fl_pinned pin{};
+        if (fl_pin(memory.bytes.data(), pages * kPage, 0, &pin) != 0) {
+          ++refused;
+        } else if (fl_unpin(&pin) != 0) {
+          ++refused;
+        }
+        left += pages;
+      }
+    });
+  }
+  std::this_thread::sleep_for(std::chrono::seconds(2));
+  over = true;
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(refused, 0U) << "while nobody used what was granted";
+  ASSERT_EQ(fl_pin(memory.bytes.data(), kLimit * kPage, 0, &all), 0) << fl_last_error();
+  fl_pinned more{};
+  EXPECT_EQ(fl_pin(memory.bytes.data(), kPage, 0, &more), -ENOMEM);
+  EXPECT_EQ(fl_unpin(&all), 0);
 }
 
 // What one process was granted and does not use is another's to have.

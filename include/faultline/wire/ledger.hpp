@@ -34,7 +34,9 @@
 // what is in all budgets together and in the slots is what the daemon granted. Another thread, or
 // the daemon, can take what a thread has: it raises `closed`, has all processors pass a barrier as
 // above, takes the budget where the thread is not busy then, and lowers `closed`. The thread raises
-// `busy` before it looks at `closed`, and touches its budget only where that is 0.
+// `busy` before it looks at `closed`, and touches its budget only where that is 0. Another thread
+// waits for one that is busy, which looks at `closed` again when it is so no longer; the daemon
+// does not, and leaves its budget.
 #pragma once
 
 #include <array>
