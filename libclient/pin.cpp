@@ -66,6 +66,8 @@ std::optional<PinFallback> pin_now(MapRange range, std::uint32_t flags, fl_pinne
   reached(PinStep::checked);
   if (!index->still_current()) return PinFallback::not_known;
   parts.keep();
+  // Within the Reading: whoever ends the connection takes the record away.
+  count(my_pins.record->fast);
   return std::nullopt;
 }
 
@@ -170,10 +172,7 @@ int fl_pin(const void* address, size_t length, uint32_t flags, fl_pinned* pinned
     });
   }
   const auto why = pin_now({start, length}, flags, *pinned);
-  if (!why) {
-    count(my_pins.record->fast);
-    return 0;
-  }
+  if (!why) return 0;
   return guarded([&] { pin_with_help({start, length}, flags, *why, *pinned); });
 }
 

@@ -314,6 +314,35 @@ TEST_F(Pins, OutliveTheirConnectionOnlyAsAnError) {
   unpin(pin);
 }
 
+// A thread that pins while another ends the connection learns so, and touches nothing that is gone.
+TEST_F(Pins, EndWithTheirConnectionInTheMiddleOfAnything) {
+  const Daemon another;  // to which there is no other connection
+  for (int round = 0; round < 1500 && !HasFailure(); ++round) {
+    Client client = connect(another.socket());
+    Object object = create(client, 4 * kPage);
+    const auto bytes = map(object, 4 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+    std::atomic<int> done{0};
+    std::thread other([&] {
+      for (;;) {
+        fl_pinned pin{};
+        const int result = fl_pin(bytes.data(), kPage, 0, &pin);
+        if (result != 0) {
+          EXPECT_TRUE(result == -EFAULT || result == -EPIPE) << result << fl_last_error();
+          return;
+        }
+        (void)fl_unpin(&pin);
+        ++done;
+      }
+    });
+    while (done < 50) {
+    }
+    EXPECT_EQ(fl_unmap(client, bytes.data(), bytes.size()), 0) << fl_last_error();
+    object.reset();
+    client.reset();
+    other.join();
+  }
+}
+
 TEST_F(Pins, ByAJobShowTheirProgressAndCanBeGivenUp) {
   constexpr std::size_t kPages = 20'000;
   const Object object = create(client_, kPages * kPage);
