@@ -165,6 +165,7 @@ void PinLedger::attach() {
   const wire::PinVerdicts& verdicts = *verdicts_.load(std::memory_order_relaxed);
   my_pins.verdicts = verdicts.slots.data();
   my_pins.clock = &verdicts.now;
+  my_pins.at_once = 1;
   my_pins.free_count = 0;
 }
 
@@ -183,15 +184,16 @@ void PinLedger::give_back(PinShare& share) {
 }
 
 bool PinLedger::fill_slots(PinShare& share) {
-  constexpr std::uint32_t kAtOnce = PinShare::kMostFree / 2;
+  const std::uint32_t at_once = share.at_once;
+  share.at_once = std::min<std::uint32_t>(2 * at_once, PinShare::kMostFree / 2);
   const std::lock_guard lock(mutex_);
-  while (share.free_count < kAtOnce && !free_slots_.empty()) {
+  while (share.free_count < at_once && !free_slots_.empty()) {
     share.free[share.free_count++] = free_slots_.back();
     free_slots_.pop_back();
   }
   if (share.free_count > 0) return true;
   const std::uint32_t used = memory()->slots_used.load(std::memory_order_relaxed);
-  const std::uint32_t fresh = std::min(kAtOnce, wire::kPinSlots - used);
+  const std::uint32_t fresh = std::min(at_once, wire::kPinSlots - used);
   for (std::uint32_t i = fresh; i > 0; --i) share.free[share.free_count++] = used + i - 1;
   // Before anything is published there: the daemon looks no further.
   memory()->slots_used.store(used + fresh, std::memory_order_release);

@@ -43,6 +43,9 @@ struct PinShare {
   const wire::PinVerdict* verdicts = nullptr;
   const std::atomic<std::uint64_t>* clock = nullptr;
   std::uint32_t record_index = 0;
+  // How many slots it gets when it has none: more each time, so that threads that pin little keep
+  // none from those that pin much.
+  std::uint32_t at_once = 1;
   std::uint32_t free_count = 0;
   std::array<std::uint32_t, kMostFree> free{};
 

@@ -314,6 +314,31 @@ TEST_F(Pins, OutliveTheirConnectionOnlyAsAnError) {
   unpin(pin);
 }
 
+// Threads that have pinned once keep hardly any of a process's pins from others.
+TEST_F(Pins, AreNotHoardedByThreadsThatPinLittle) {
+  constexpr std::size_t kThreads = 64;
+  const Object object = create(client_, 4 * kPage);
+  const auto bytes = map(object, 4 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+  std::atomic<std::size_t> there{0};
+  std::atomic<bool> over{false};
+  std::vector<std::thread> threads;
+  for (std::size_t i = 0; i < kThreads; ++i) {
+    threads.emplace_back([&] {
+      fl_pinned pin = pinned(bytes.data(), kPage);
+      unpin(pin);
+      ++there;
+      over.wait(false);
+    });
+  }
+  while (there < kThreads) std::this_thread::yield();
+  std::vector<fl_pinned> pins(65'536 - kThreads);
+  for (fl_pinned& pin : pins) ASSERT_EQ(fl_pin(bytes.data(), kPage, 0, &pin), 0) << fl_last_error();
+  over = true;
+  over.notify_all();
+  for (std::thread& thread : threads) thread.join();
+  for (fl_pinned& pin : pins) unpin(pin);
+}
+
 // A thread that pins while another ends the connection learns so, and touches nothing that is gone.
 TEST_F(Pins, EndWithTheirConnectionInTheMiddleOfAnything) {
   const Daemon another;  // to which there is no other connection
