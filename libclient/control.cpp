@@ -1,14 +1,45 @@
 #include "libclient/control.hpp"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include <array>
 #include <cstring>
 
 #include "faultline/wire/socket_path.hpp"
 
 namespace faultline::client {
+
+namespace {
+
+bool brings_descriptors(wire::Op op) {
+  switch (op) {
+    case wire::Op::object_create:
+    case wire::Op::object_open:
+    case wire::Op::open_channel:
+    case wire::Op::open_ledger:
+    case wire::Op::open_frames:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// Descriptors to be closed just before others come. Where there is no room for those the kernel
+// drops them, and what they are of is open in the daemon for good, for nobody. Throws Failure:
+// EMFILE.
+std::array<UniqueFd, wire::kMaxFds> make_room(int any, const std::string& attempted) {
+  std::array<UniqueFd, wire::kMaxFds> room;
+  for (UniqueFd& fd : room) {
+    fd = UniqueFd{::fcntl(any, F_DUPFD_CLOEXEC, 0)};
+    if (!fd) throw_errno(attempted + ", which answers with descriptors");
+  }
+  return room;
+}
+
+}  // namespace
 
 Control::Control(const std::string& path) : path_(path) {
   sockaddr_un address{};
@@ -47,6 +78,7 @@ bool Control::hung_up() const {
 
 wire::Packet Control::exchange(wire::Op op, std::span<const std::byte> body,
                                std::span<const int> fds) {
+  const NotCancelled until_its_end;
   const std::string attempted = "talking to the faultline daemon at " + path_;
   if (!open()) throw Failure(EPIPE, attempted);
   wire::RequestHeader header;
@@ -57,8 +89,11 @@ wire::Packet Control::exchange(wire::Op op, std::span<const std::byte> body,
   std::memcpy(bytes.data(), &header, sizeof(header));
   if (!body.empty()) std::memcpy(bytes.data() + sizeof(header), body.data(), body.size());
 
+  std::array<UniqueFd, wire::kMaxFds> room;
+  if (brings_descriptors(op)) room = make_room(socket_->get(), attempted);
   wire::Packet packet;
   int error = wire::send_packet(socket_->get(), bytes, fds);
+  for (UniqueFd& fd : room) fd.reset();
   if (error == 0) error = wire::receive_packet(socket_->get(), packet);
   if (error != 0) {
     give_up();

@@ -471,6 +471,25 @@ class PrivatePins : public Pins {
   std::span<std::byte> bytes_;
 };
 
+// A process without a descriptor to spare loses nothing but the pin that it asked for.
+TEST_F(PrivatePins, NeedDescriptorsOnceAndSaySo) {
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  fl_pinned pin{};
+  for (unsigned room = 0; room < 3; ++room) {
+    const UniqueFd next{::dup(0)};
+    rlimit tight = before;
+    tight.rlim_cur = static_cast<rlim_t>(next.get()) + 1 + room;
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &tight), 0);
+    const int result = fl_pin(bytes_.data(), kPage, FL_PIN_WRITE, &pin);
+    const std::string words = fl_last_error();
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+    EXPECT_EQ(result, -EMFILE) << words;
+  }
+  pin = pinned(bytes_.data(), kPage, FL_PIN_WRITE);
+  unpin(pin);
+}
+
 // What is pinned for writing is copied first: what others store to the object is not seen any more.
 TEST_F(PrivatePins, ForWritingAreOfTheProcesssOwnPages) {
   ASSERT_EQ(bytes_[kPage], std::byte{2}) << "mapped already, and the object's";
