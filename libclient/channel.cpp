@@ -63,11 +63,13 @@ void Channel::abandon() {
 }
 
 void Channel::ring_doorbell() const {
+  const NotCancelled until_its_end;
   (void)::eventfd_write(doorbell_.get(), 1);  // fails only where it has been rung 2^64 times
 }
 
 bool Channel::daemon_gone() const {
   if (!session_ || !session_->valid()) return true;
+  const NotCancelled until_its_end;
   pollfd session{session_->get(), 0, 0};  // POLLHUP is always asked for
   return ::poll(&session, 1, 0) > 0;
 }

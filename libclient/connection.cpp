@@ -126,6 +126,7 @@ std::shared_ptr<Channel> Connection::channel() {
   const std::lock_guard lock(mutex_);
   attach_if_forked();
   if (channel_ && !channel_->daemon_gone()) return channel_;
+  const NotCancelled until_its_end;
   const std::array fds{thread_records_fd()};
   wire::Packet reply = control_.call(wire::Op::open_channel, std::span<const int>(fds));
   channel_ = std::make_shared<Channel>(std::move(reply), control_.socket());

@@ -2,6 +2,8 @@
 // turns it into a negative errno and the words that fl_last_error() returns.
 #pragma once
 
+#include <pthread.h>
+
 #include <cerrno>
 #include <cstring>
 #include <exception>
@@ -57,8 +59,22 @@ inline int failed(int code, const char* attempted) noexcept {
   return -code;
 }
 
+// pthread_cancel(3) takes effect after it. Unwound out of the middle of a call, what was asked for
+// would go on without anybody who knows of it.
+class NotCancelled {
+ public:
+  NotCancelled() { (void)::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before_); }
+  NotCancelled(const NotCancelled&) = delete;
+  NotCancelled& operator=(const NotCancelled&) = delete;
+  ~NotCancelled() { (void)::pthread_setcancelstate(before_, nullptr); }
+
+ private:
+  int before_ = PTHREAD_CANCEL_ENABLE;
+};
+
+// For what is to take nanoseconds: NotCancelled stands where it blocks.
 template <typename Body>
-int guarded(Body body) noexcept {
+int guarded_quick(Body body) noexcept {
   try {
     try {
       body();
@@ -75,6 +91,12 @@ int guarded(Body body) noexcept {
   } catch (...) {
     return -ENOMEM;  // no memory for the words
   }
+}
+
+template <typename Body>
+int guarded(Body body) noexcept {
+  const NotCancelled until_its_end;
+  return guarded_quick(std::move(body));
 }
 
 }  // namespace faultline::client

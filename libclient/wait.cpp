@@ -305,7 +305,7 @@ long wait_for_any(const fl_waiter* waiters, unsigned count, const timespec* give
 template <typename Body>
 int answer(const char* attempted, Body body) noexcept {
   long result = 0;
-  const int thrown = faultline::client::guarded([&] { result = body(); });
+  const int thrown = faultline::client::guarded_quick([&] { result = body(); });
   if (thrown != 0) return thrown;
   return result < 0 ? failed(static_cast<int>(-result), attempted) : static_cast<int>(result);
 }

@@ -9,7 +9,8 @@
  * first instruction on; its first call into this library connects it to the daemon. From a daemon
  * without CAP_SYS_PTRACE (`faultlined --check`) it inherits less: a mapping of an object with a
  * file behind it raises SIGSEGV, and what was open fails with ESTALE. The library is not usable in
- * the child of a vfork(2), nor from a signal handler.
+ * the child of a vfork(2), nor from a signal handler. No function is a cancellation point of
+ * pthread_cancel(3).
  */
 #ifndef FAULTLINE_FAULTLINE_H
 #define FAULTLINE_FAULTLINE_H

@@ -1,5 +1,6 @@
 // Pins as a program meets them: what they hold, what they refuse, what ends them.
 #include <gtest/gtest.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -337,6 +338,31 @@ TEST_F(Pins, AreNotHoardedByThreadsThatPinLittle) {
   over.notify_all();
   for (std::thread& thread : threads) thread.join();
   for (fl_pinned& pin : pins) unpin(pin);
+}
+
+// A thread that is cancelled ends between two calls, and not in the middle of one.
+TEST_F(Pins, AreNoCancellationPoints) {
+  const Object object = create(client_, 64 * kPage);
+  const auto bytes = map(object, 64 * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+  for (int round = 0; round < 50; ++round) {
+    std::atomic<int> done{0};
+    std::thread other([&] {
+      for (;; ++done) {
+        if (fl_discard(client_, bytes.data(), bytes.size(), FL_DISCARD_CONTENT) != 0) return;
+        fl_pinned pin{};
+        if (fl_pin(&bytes[static_cast<std::size_t>(done % 64) * kPage], kPage, FL_PIN_WRITE,
+                   &pin) != 0)
+          return;
+        (void)fl_advise(client_, bytes.data(), bytes.size(), FL_ADVICE_COLD);
+        if (fl_unpin(&pin) != 0) return;
+        ::pthread_testcancel();
+      }
+    });
+    while (done < 3) std::this_thread::yield();
+    EXPECT_EQ(::pthread_cancel(other.native_handle()), 0);
+    other.join();
+  }
+  EXPECT_EQ(pins_of(daemon_)["pinned_bytes"], 0);
 }
 
 // A thread that pins while another ends the connection learns so, and touches nothing that is gone.
