@@ -109,6 +109,9 @@ void SwapFile::give_back(const SwapSlots& slots) {
 
 Result<PageCount> SwapFile::write(const SwapSlots& slots, std::span<const std::byte> pages) const {
   assert(pages.size() == kSlot.bytes(slots.count).value());
+  // One after the other: the kernel tells of a write that failed behind our back whoever waits for
+  // any next, and once.
+  const std::lock_guard one(writing_);
   std::size_t done = 0;
   while (done < pages.size()) {
     const ssize_t wrote = ::pwrite(fd_.get(), pages.data() + done, pages.size() - done,
@@ -122,7 +125,24 @@ Result<PageCount> SwapFile::write(const SwapSlots& slots, std::span<const std::b
                   "writing " + std::to_string(pages.size() - done) + " bytes to the swap file");
     }
   }
-  return kSlot.pages(ByteCount{done});
+  const PageCount written = kSlot.pages(ByteCount{done});
+  if (auto there = wait_for_disk({slots.first, written}); !there) return propagate(there);
+  return written;
+}
+
+Status SwapFile::wait_for_disk(const SwapSlots& slots) const {
+  if (slots.count == PageCount{0}) return {};
+  // Not fsync(2): after a crash nobody reads it.
+  constexpr unsigned kWriteAndWait =
+      SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+  int result = 0;
+  do {
+    result = ::sync_file_range(fd_.get(), static_cast<off_t>(offset_of(slots.first).value()),
+                               static_cast<off_t>(kSlot.bytes(slots.count).value()), kWriteAndWait);
+  } while (result != 0 && errno == EINTR);
+  if (result == 0) return {};
+  return fail_errno("waiting for " + std::to_string(slots.count.value()) +
+                    " pages of the swap file to be on its disk");
 }
 
 ByteCount SwapFile::used() const {

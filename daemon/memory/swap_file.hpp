@@ -47,7 +47,8 @@ class SwapFile {
   void give_back(const SwapSlots& slots);
 
   // Returns how much of it was written, whole pages: less where a page of the source was not there
-  // to be read, which is no error. Errors: ENOSPC, EIO and the like.
+  // to be read, which is no error. Blocks until the disk has it: what it is written from can go
+  // then. Errors: ENOSPC, EIO and the like.
   [[nodiscard]] Result<PageCount> write(const SwapSlots& slots,
                                         std::span<const std::byte> pages) const;
   // To read from.
@@ -67,8 +68,10 @@ class SwapFile {
   // The first free slot of [from, to); to where there is none.
   [[nodiscard]] std::uint64_t free_locked(std::uint64_t from, std::uint64_t to) const;
   void set_locked(std::uint64_t slot, bool taken);
+  [[nodiscard]] Status wait_for_disk(const SwapSlots& slots) const;
 
   UniqueFd fd_;
+  mutable std::mutex writing_;  // before mutex_, which guards what follows
   mutable std::mutex mutex_;
   kernel::MappedMemory taken_;  // a bit a slot; sparse
   PageCount slots_;

@@ -117,6 +117,60 @@ TEST_F(EvictingWithSwap, ALimitOfFileSizesKeepsPagesInMemory) {
   expect_refused(EFBIG, "", [&] { return fl_object_create(client_, &spec, &refused); });
 }
 
+// A file system whose disk takes what is written, and finds out later that it has no room for it:
+// a loop device over a sparse file that a small tmpfs cannot hold.
+class OverfullDisk {
+ public:
+  OverfullDisk() {
+    EXPECT_NE(::mkdtemp(directory_.data()), nullptr) << std::strerror(errno);
+    std::filesystem::create_directories(tmpfs());
+    std::filesystem::create_directories(mounted());
+    there_ = ran("mount -t tmpfs -o size=6m none " + tmpfs()) &&
+             ran("truncate -s 64m " + tmpfs() + "/disk && mkfs.ext2 -q -F -m 0 " + tmpfs() +
+                 "/disk && mount -o loop " + tmpfs() + "/disk " + mounted());
+  }
+  OverfullDisk(const OverfullDisk&) = delete;
+  OverfullDisk& operator=(const OverfullDisk&) = delete;
+  ~OverfullDisk() {
+    (void)ran("umount " + mounted());
+    (void)ran("umount " + tmpfs());
+    std::error_code error;
+    std::filesystem::remove_all(directory_, error);
+  }
+  [[nodiscard]] bool there() const { return there_; }
+  [[nodiscard]] const std::string& why_not() const { return why_not_; }
+  [[nodiscard]] std::string mounted() const { return directory_ + "/mounted"; }
+
+ private:
+  bool ran(const std::string& command) {
+    const Ran done = run("( " + command + " ) 2>&1");
+    why_not_ += done.output;
+    return done.code == 0;
+  }
+  [[nodiscard]] std::string tmpfs() const { return directory_ + "/tmpfs"; }
+
+  std::string directory_ = (std::filesystem::temp_directory_path() / "faultline-XXXXXX").string();
+  std::string why_not_;
+  bool there_ = false;
+};
+
+// What the disk did not take stays in memory, though write(2) took it.
+TEST(EvictingToAnOverfullDisk, PagesThatTheDiskDidNotTakeStay) {
+  const OverfullDisk disk;
+  if (!disk.there()) GTEST_SKIP() << "SKIPPED: no loop device can be had: " << disk.why_not();
+  Daemon daemon({"--swap-file", disk.mounted(), "--swap-bytes", std::to_string(32 << 20)});
+  ASSERT_TRUE(daemon.ready()) << daemon.log();
+  const Client client = connect(daemon.socket());
+  constexpr std::size_t kMuch = 16 << 20;
+  const Object object = create(client, kMuch);
+  const auto memory = map(object, kMuch, kShared);
+  fill(memory);
+  ASSERT_EQ(fl_advise(client, memory.data(), memory.size(), FL_ADVICE_PAGEOUT), 0)
+      << fl_last_error();
+  EXPECT_TRUE(holds_pattern(memory));
+  EXPECT_NE(daemon.log().find("to be on its disk"), std::string::npos) << daemon.log();
+}
+
 // What was never written to is no page, in memory or out of it.
 TEST_F(EvictingWithSwap, APageThatNobodyTouchedStaysZeroAndTakesNoRoom) {
   const Object object = create(client_, kBytes);
