@@ -4,7 +4,6 @@
 #include <chrono>
 #include <utility>
 
-#include "daemon/kernel/membarrier.hpp"
 #include "daemon/kernel/shared_memory.hpp"
 
 namespace faultline::pin {
@@ -89,12 +88,15 @@ void Ledger::move(const Pin& pin, Vaddr to) {
   moved_[pin.slot] = {pin.use, to};
 }
 
-std::int64_t Ledger::take_budgets() {
+std::uint32_t Ledger::close_budgets() const {
   const std::uint32_t used = threads_used();
   for (std::uint32_t i = 0; i < used; ++i) ledger().threads[i].closed.fetch_add(1);
-  kernel::membarrier_of_clients();
+  return used;
+}
+
+std::int64_t Ledger::take_closed(std::uint32_t closed) const {
   std::int64_t taken = ledger().pool.exchange(0);
-  for (std::uint32_t i = 0; i < used; ++i) {
+  for (std::uint32_t i = 0; i < closed; ++i) {
     wire::PinThread& thread = ledger().threads[i];
     std::int64_t sum = 0;
     const bool busy = thread.busy.load(std::memory_order_acquire) != 0;

@@ -80,8 +80,12 @@ class Ledger {
   // It is mapped elsewhere.
   void move(const Pin& pin, Vaddr to);
 
-  // Takes what nobody uses out of all budgets; what the process says of them may be anything.
-  [[nodiscard]] std::int64_t take_budgets();
+  // Takes what nobody uses out of all budgets; what the process says of them may be anything. In
+  // two steps, so that one barrier of all clients serves many ledgers: no thread begins to use a
+  // budget after close_budgets() and the barrier, and take_closed() opens them again. closed: what
+  // close_budgets() returned.
+  [[nodiscard]] std::uint32_t close_budgets() const;
+  [[nodiscard]] std::int64_t take_closed(std::uint32_t closed) const;
   [[nodiscard]] PinCounts counts() const;
 
  private:

@@ -63,9 +63,9 @@ std::shared_ptr<PinService::Member> PinService::find(SpaceId space) const {
   return found == members_.end() ? nullptr : found->second;
 }
 
-std::vector<std::shared_ptr<PinService::Member>> PinService::members() const {
+PinService::Members PinService::members() const {
   const std::lock_guard lock(mutex_);
-  std::vector<std::shared_ptr<Member>> all;
+  Members all;
   all.reserve(members_.size());
   for (const auto& [id, member] : members_) all.push_back(member);
   return all;
@@ -119,34 +119,41 @@ void PinService::ended(SpaceId space) {
 
 // --- grants
 
-ByteCount PinService::granted_to(const Member& member) const {
-  const std::lock_guard lock(mutex_);
-  return member.granted;
-}
-
-void PinService::take_back_locked(Member& member) {
-  // Whatever it says: it may pin so much less, and what its slots say beyond that holds nothing.
-  const std::int64_t said = member.ledger->take_budgets();
-  const ByteCount unused{said < 0 ? 0 : static_cast<std::uint64_t>(said)};
-  member.granted = member.granted - std::min(unused, member.granted);
+template <typename Counts>
+void PinService::take_back_locked(const Members& all, Counts counts) {
+  struct Closed {
+    Member& member;
+    std::uint32_t budgets;
+  };
+  std::vector<Closed> closed;
+  closed.reserve(all.size());  // what is closed must be opened again
+  for (const auto& member : all) {
+    if (counts(*member)) closed.push_back({*member, member->ledger->close_budgets()});
+  }
+  kernel::membarrier_of_clients();
+  for (const auto& [member, budgets] : closed) {
+    // Whatever it says: it may pin so much less, and what its slots say beyond that holds nothing.
+    const std::int64_t said = member.ledger->take_closed(budgets);
+    const ByteCount unused{said < 0 ? 0 : static_cast<std::uint64_t>(said)};
+    const ByteCount granted = member.granted.load();
+    member.granted.store(granted - std::min(unused, granted));
+  }
 }
 
 template <typename Counts>
-ByteCount PinService::room_locked(const Member& asking, ByteCount limit, ByteCount wanted,
-                                  Counts counts) {
+ByteCount PinService::room_locked(const Members& all, const Member& asking, ByteCount limit,
+                                  ByteCount wanted, Counts counts) {
   const auto left = [&] {
     ByteCount sum;
-    for (const auto& [id, member] : members_) {
-      if (counts(*member)) sum = saturated(sum, member->granted);
+    for (const auto& member : all) {
+      if (counts(*member)) sum = saturated(sum, member->granted.load());
     }
     return sum < limit ? limit - sum : ByteCount{0};
   };
   const ByteCount room = left();
   if (room >= wanted) return room;
-  for (const auto& [id, member] : members_) {
-    // Who asks needs what it has not used yet besides.
-    if (member.get() != &asking && counts(*member)) take_back_locked(*member);
-  }
+  // Who asks needs what it has not used yet besides.
+  take_back_locked(all, [&](const Member& member) { return &member != &asking && counts(member); });
   return left();
 }
 
@@ -154,16 +161,17 @@ Result<ByteCount> PinService::grant(SpaceId space, pid_t pid, ByteCount wanted) 
   const bool configured = limits_.per_process.has_value();
   const ByteCount of_process =
       configured ? *limits_.per_process : kernel::lockable_memory(pid).value_or(ByteCount{0});
-  const std::lock_guard lock(mutex_);
-  const auto found = members_.find(space);
-  if (found == members_.end()) return fail(ENOTCONN, "asking to pin without a ledger");
-  const Member& asking = *found->second;
+  const std::lock_guard lock(grants_mutex_);
+  const Members all = members();
+  const auto found = std::ranges::find(all, space, &Member::id);
+  if (found == all.end()) return fail(ENOTCONN, "asking to pin without a ledger");
+  Member& asking = **found;
   const auto refuse = [&](ByteCount limit, ByteCount left, const char* which) {
     return fail(ENOMEM, "pinning " + in_words(wanted) + " more, where " + in_words(left) +
                             " are left of " + in_words(limit) + ": " + which);
   };
   const ByteCount in_process = room_locked(
-      asking, of_process, wanted, [&](const Member& member) { return &member == &asking; });
+      all, asking, of_process, wanted, [&](const Member& member) { return &member == &asking; });
   if (in_process < wanted) {
     return refuse(of_process, in_process,
                   configured ? "faultlined's max_pinned_per_process"
@@ -171,15 +179,15 @@ Result<ByteCount> PinService::grant(SpaceId space, pid_t pid, ByteCount wanted) 
                                "faultlined's max_pinned_per_process");
   }
   const ByteCount in_user =
-      room_locked(asking, limits_.per_user, wanted,
+      room_locked(all, asking, limits_.per_user, wanted,
                   [&](const Member& member) { return member.uid == asking.uid; });
   if (in_user < wanted)
     return refuse(limits_.per_user, in_user, "faultlined's max_pinned_per_user");
   const ByteCount in_all =
-      room_locked(asking, limits_.total, wanted, [](const Member&) { return true; });
+      room_locked(all, asking, limits_.total, wanted, [](const Member&) { return true; });
   if (in_all < wanted) return refuse(limits_.total, in_all, "faultlined's max_pinned");
   const ByteCount granted = std::min({std::max(wanted, kGrantStep), in_process, in_user, in_all});
-  found->second->granted = found->second->granted + granted;
+  asking.granted.store(asking.granted.load() + granted);
   return granted;
 }
 
@@ -212,7 +220,7 @@ template <typename Visit>
 void PinService::each_granted(const Member& member, Visit visit) const {
   Sizes sizes(objects_);
   ByteCount sum;
-  ByteCount granted = granted_to(member);
+  ByteCount granted = member.granted.load();
   const auto within = [&](const Pin& pin) {
     // No pin is of nothing: of such ones a ledger could be full, and each eviction slower for it.
     sum = saturated(sum, std::max(sizes.bytes_of(pin), kBasePage.bytes()));
@@ -227,7 +235,7 @@ void PinService::each_granted(const Member& member, Visit visit) const {
   if (!beyond) return;
   // Pins come and go meanwhile, and what one gave back may have paid another that was counted too.
   // Those of one moment are no more than was granted at that moment, or the ledger lies.
-  const auto pins = member.ledger->at_once([&] { granted = granted_to(member); });
+  const auto pins = member.ledger->at_once([&] { granted = member.granted.load(); });
   sum = ByteCount{};
   for (const Pin& pin : pins) {
     if (!within(pin)) return;
@@ -300,7 +308,7 @@ std::optional<PinService::Shown> PinService::pins_of(SpaceId space, std::size_t 
   const auto member = find(space);
   if (!member) return std::nullopt;
   Shown shown;
-  shown.granted = granted_to(*member);
+  shown.granted = member->granted.load();
   shown.counts = member->ledger->counts();
   Sizes sizes(objects_);
   member->ledger->each([&](const Pin& pin) {

@@ -8,12 +8,14 @@
 // Grants. A process may pin what it was granted, without asking; it asks for more when it needs it.
 // What it was granted and does not use is taken back where another needs it.
 //
-// Locking: mutex_ guards the list of members and their grants; leaf lock, held over no look into a
-// ledger but that at budgets when a grant is short. Thread-safe.
+// Locking: mutex_ guards the lists of members and observers; leaf lock. grants_mutex_ comes before
+// it, and serialises who changes grants, which anybody may read; it is held over looks at budgets,
+// and by nobody but who asks for a grant. Thread-safe.
 #pragma once
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -95,18 +97,21 @@ class PinService final : public memory::PageHolds {
     uid_t uid = 0;
     std::weak_ptr<space::AddressSpace> space;
     std::unique_ptr<Ledger> ledger;
-    ByteCount granted;  // guarded by mutex_
+    std::atomic<ByteCount> granted{};
   };
   // Knows the sizes of the objects that one look meets.
   class Sizes;
 
   [[nodiscard]] std::shared_ptr<Member> find(SpaceId space) const;
-  [[nodiscard]] std::vector<std::shared_ptr<Member>> members() const;
+  using Members = std::vector<std::shared_ptr<Member>>;
+  [[nodiscard]] Members members() const;
   // What a limit leaves of those that `counts` is true of, to one of them.
   template <typename Counts>
-  ByteCount room_locked(const Member& asking, ByteCount limit, ByteCount wanted, Counts counts);
-  void take_back_locked(Member& member);
-  [[nodiscard]] ByteCount granted_to(const Member& member) const;
+  ByteCount room_locked(const Members& all, const Member& asking, ByteCount limit, ByteCount wanted,
+                        Counts counts);
+  // From those that `counts` is true of: what they were granted and do not use.
+  template <typename Counts>
+  void take_back_locked(const Members& all, Counts counts);
   // Calls visit(pin) for each pin as far as what it was granted goes, some twice; what is beyond
   // was never allowed.
   template <typename Visit>
@@ -116,6 +121,7 @@ class PinService final : public memory::PageHolds {
 
   const memory::ObjectDirectory& objects_;
   const PinLimits limits_;
+  std::mutex grants_mutex_;
   mutable std::mutex mutex_;
   std::map<SpaceId, std::shared_ptr<Member>> members_;
   std::map<uid_t, std::unique_ptr<PinObserver>> observers_;  // none is ever taken out

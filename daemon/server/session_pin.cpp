@@ -1,5 +1,6 @@
 // The requests of a session that concern pins: its ledger, and what it may pin. Must never block,
 // and never trust a field of a packet.
+#include <boost/asio/post.hpp>
 #include <string>
 #include <utility>
 
@@ -7,6 +8,8 @@
 #include "daemon/server/session.hpp"
 
 namespace faultline::server {
+
+namespace asio = boost::asio;
 
 void Session::on_open_ledger(const Packet& packet) {
   if (!require_attached()) return;
@@ -28,8 +31,12 @@ void Session::on_grant_pins(const Packet& packet) {
   const auto body = body_of<wire::GrantPinsRequest>(packet);
   if (!body) return send(bad(malformed("grant pins")));
   if (body->bytes == 0) return send(bad({EINVAL, "asking to pin nothing"}));
-  const auto granted = host_.pins().grant(space_->id, peer_.pid, ByteCount{body->bytes});
-  send(granted ? good(wire::GrantPinsReply{granted->value()}) : bad(granted.error()));
+  // On a thread of the user's: where it is short, all its processes' budgets are looked at.
+  asio::post(helpers_, [&pins = host_.pins(), space = space_->id, pid = peer_.pid,
+                        wanted = ByteCount{body->bytes}, respond = responder()] {
+    const auto granted = pins.grant(space, pid, wanted);
+    respond(granted ? good(wire::GrantPinsReply{granted->value()}) : bad(granted.error()));
+  });
 }
 
 void Session::on_open_frames(const Packet& packet) {
