@@ -11,7 +11,7 @@
 #include <atomic>
 #include <barrier>
 #include <chrono>
-#include <numeric>
+#include <set>
 #include <stdexcept>
 #include <thread>
 
@@ -107,80 +107,106 @@ class Rows {
     return result;
   }
 
-  // Pins a second and core, of so many threads, against one thread's in the same round.
+  // Pins a second and core, of so many threads, against one thread's alone.
   Result scale(unsigned threads) {
-    Result result = against_one(fmt::format("pin + unpin of 1 page, {} threads", threads));
-    alternate(
-        options_.rounds, [&] { result.kernel.push_back(rate(1)); },
-        [&] { result.faultline.push_back(rate(threads)); });
+    Result result = against_one(fmt::format("pin + unpin of 1 page, {} threads", threads),
+                                [&] { return rate(by_turns(threads)); });
     result.targets = {{Target::Of::ratio, Goal::at_least, 0.9, false}};
     return result;
   }
 
   // What the machine itself leaves of one thread's speed where another has nothing to do with it.
   Result beside_unrelated() {
-    Result result = against_one("pin + unpin of 1 page, 1 thread beside an unrelated busy one");
-    alternate(
-        options_.rounds, [&] { result.kernel.push_back(rate(1)); },
-        [&] {
-          std::atomic<bool> stop{false};
-          std::thread busy([&] {
-            bind(allowed_cpus().back());
-            std::uint64_t state = 1;
-            while (!stop.load(std::memory_order_relaxed)) {
-              for (int i = 0; i < 1000; ++i)
-                state = state * 6364136223846793005U + 1442695040888963407U;
-              asm volatile("" ::"r"(state));
-            }
-          });
-          result.faultline.push_back(rate(1));
-          stop = true;
-          busy.join();
-        });
-    return result;
+    return against_one("pin + unpin of 1 page, 1 thread beside an unrelated busy one", [&] {
+      std::atomic<bool> stop{false};
+      std::thread busy([&] {
+        bind(allowed_cpus().back());
+        std::uint64_t state = 1;
+        while (!stop.load(std::memory_order_relaxed)) {
+          for (int i = 0; i < 1000; ++i)
+            state = state * 6364136223846793005U + 1442695040888963407U;
+          asm volatile("" ::"r"(state));
+        }
+      });
+      const double result = rate(by_turns(1));
+      stop = true;
+      busy.join();
+      return result;
+    });
   }
 
  private:
-  Result against_one(std::string name) {
+  // In short turns, and alone on each processor: the speed of a virtual one may change by half from
+  // one second to the next, and is not that of its neighbour.
+  template <typename Measure>
+  Result against_one(std::string name, Measure measure) {
     Result result;
     result.name = std::move(name);
     result.unit = "M a second and core";
     result.against = "one thread";
     result.placement = "one thread a processor, by turns";
+    const std::vector<unsigned> cpus = allowed_cpus();
+    const int turns = options_.quick ? 1 : 5;
+    for (int round = 0; round < options_.rounds; ++round) {
+      double alone = 0;
+      double measured = 0;
+      for (int turn = 0; turn < turns; ++turn) {
+        for (const unsigned cpu : cpus) alone += rate({cpu});
+        measured += measure();
+      }
+      result.kernel.push_back(alone / turns / static_cast<double>(cpus.size()));
+      result.faultline.push_back(measured / turns);
+    }
     return result;
   }
 
-  // Threads are bound: which of them share a processor must not be the scheduler's choice.
-  [[nodiscard]] double rate(unsigned threads) const {
+  [[nodiscard]] static std::vector<unsigned> by_turns(unsigned threads) {
     const std::vector<unsigned> cpus = allowed_cpus();
-    const std::chrono::milliseconds duration(options_.quick ? 10 : 300);
-    std::barrier start(threads + 1);
+    std::vector<unsigned> places;
+    for (unsigned t = 0; t < threads; ++t) places.push_back(cpus[t % cpus.size()]);
+    return places;
+  }
+
+  // Of a thread at each of these places. Bound: which of them share a processor must not be the
+  // scheduler's choice.
+  [[nodiscard]] double rate(const std::vector<unsigned>& places) const {
+    const std::chrono::milliseconds duration(options_.quick ? 10 : 100);
+    std::barrier start(static_cast<std::ptrdiff_t>(places.size() + 1));
     std::atomic<bool> stop{false};
-    std::vector<std::uint64_t> pinned(threads, 0);
+    struct Pinned {
+      Clock::time_point begun;
+      Clock::time_point ended;
+      std::uint64_t count = 0;
+    };
+    std::vector<Pinned> pinned(places.size());
     std::vector<std::thread> running;
-    for (unsigned t = 0; t < threads; ++t) {
+    for (std::size_t t = 0; t < places.size(); ++t) {
       running.emplace_back([&, t] {
-        bind(cpus[t % cpus.size()]);
+        bind(places[t]);
         std::byte* const own = at(bytes_, t * kMiB);
         pin_and_unpin(own, kPage);
         start.arrive_and_wait();
+        const auto begun = Clock::now();
         std::uint64_t count = 0;
         while (!stop.load(std::memory_order_relaxed)) {
           for (std::size_t i = 0; i < 256; ++i) pin_and_unpin(own + i * kPage, kPage);
           count += 256;
         }
-        pinned[t] = count;
+        pinned[t] = {begun, Clock::now(), count};
       });
     }
     start.arrive_and_wait();
-    const auto begun = Clock::now();
     std::this_thread::sleep_for(duration);
     stop = true;
     for (std::thread& thread : running) thread.join();
-    const auto all =
-        static_cast<double>(std::accumulate(pinned.begin(), pinned.end(), std::uint64_t{0}));
-    const auto cores = static_cast<double>(std::min<std::size_t>(threads, cpus.size()));
-    return all / seconds_since(begun) / cores / 1e6;
+    // From when the first began to when the last ended.
+    const auto begun = std::ranges::min(pinned, {}, &Pinned::begun).begun;
+    const auto ended = std::ranges::max(pinned, {}, &Pinned::ended).ended;
+    const double took = std::chrono::duration<double>(ended - begun).count();
+    std::uint64_t all = 0;
+    for (const Pinned& each : pinned) all += each.count;
+    const std::set<unsigned> cores(places.begin(), places.end());
+    return static_cast<double>(all) / took / static_cast<double>(cores.size()) / 1e6;
   }
 
   const Options& options_;
