@@ -70,9 +70,7 @@ class VmaActivity {
   [[nodiscard]] PageCount size() const { return size_; }
   // Somebody goes by what each page is: no page parts that nobody writes to, and each is recorded
   // before it does.
-  [[nodiscard]] bool exact() const {
-    return by_page() || published();
-  }
+  [[nodiscard]] bool exact() const { return by_page() || published(); }
   // Of pages that have parted: the process has them, or has written to them.
   void settle(PageIndex first, PageCount count);
   // 0: the page is the object's.
