@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "tests/system/harness.hpp"
+#include "tests/system/hostile.hpp"
 
 namespace faultline::testing {
 namespace {
@@ -71,66 +72,29 @@ class Neighbour {
   Child child_;
 };
 
-// A client without the library.
-class Raw {
+// A client without the library, of whose requests the statuses are what matters.
+class Sender : public Raw {
  public:
-  explicit Raw(const std::string& path)
-      : socket_(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    path.copy(static_cast<char*>(address.sun_path), sizeof(address.sun_path) - 1);
-    EXPECT_EQ(
-        ::connect(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0)
-        << std::strerror(errno);
-  }
+  using Raw::Raw;
 
   template <typename Body>
   void send(Op op, const Body& body, std::span<const int> fds = {}) const {
-    wire::RequestHeader header;
-    header.op = op;
-    header.body_size = sizeof(body);
-    send_bytes(wire::join(header, body), fds);
+    send_bytes(wire::join(header_of(op, sizeof(body)), body), fds);
   }
-  // As many descriptors as asked for, unlike wire::send_packet.
   void send_bytes(std::span<const std::byte> bytes, std::span<const int> fds = {}) const {
-    std::vector<std::byte> control(CMSG_SPACE(fds.size_bytes()));
-    iovec iov{const_cast<std::byte*>(bytes.data()), bytes.size()};
-    msghdr message{};
-    message.msg_iov = &iov;
-    message.msg_iovlen = 1;
-    if (!fds.empty()) {
-      message.msg_control = control.data();
-      message.msg_controllen = control.size();
-      cmsghdr* header = CMSG_FIRSTHDR(&message);
-      header->cmsg_level = SOL_SOCKET;
-      header->cmsg_type = SCM_RIGHTS;
-      header->cmsg_len = CMSG_LEN(fds.size_bytes());
-      std::memcpy(CMSG_DATA(header), fds.data(), fds.size_bytes());
-    }
-    EXPECT_GE(::sendmsg(socket_.get(), &message, MSG_NOSIGNAL), 0) << std::strerror(errno);
+    const int error = Raw::send(bytes, fds);
+    EXPECT_EQ(error, 0) << std::strerror(error);
   }
-
   // The status of the reply; else what receiving it said, as a negative errno.
   [[nodiscard]] int status() const {
-    if (!ready(socket_.get(), POLLIN, seconds(10))) return -ETIMEDOUT;
-    wire::Packet packet;
-    if (const int error = wire::receive_packet(socket_.get(), packet); error != 0) return -error;
-    wire::ReplyHeader header;
-    if (packet.bytes.size() < sizeof(header)) return -EBADMSG;
-    std::memcpy(&header, packet.bytes.data(), sizeof(header));
-    return header.status;
+    const Answer answer = receive();
+    return answer.transport != 0 ? -answer.transport : answer.header.status;
   }
   [[nodiscard]] int hello() const {
     send(Op::hello, wire::HelloRequest{});
     return status();
   }
-  [[nodiscard]] bool closed() const {
-    const int error = -status();
-    return error == EPIPE || error == ECONNRESET;
-  }
-
- private:
-  UniqueFd socket_;
+  [[nodiscard]] bool closed() const { return receive().closed(); }
 };
 
 // A TCP connection whose last close(2) sleeps: unsent data, a peer that does not read, SO_LINGER.
@@ -187,7 +151,7 @@ class Attack : public ::testing::Test {
 class SlowToClose : public Attack {
  protected:
   const Neighbour neighbour_{socket()};
-  const Raw raw_{socket()};
+  const Sender raw_{socket()};
   LingeringSocket slow_;
 };
 
@@ -233,7 +197,7 @@ TEST_F(SlowToClose, WhatIsNoUserfaultfd) {
 // More of them than there are threads to wait for them.
 TEST_F(SlowToClose, ManyDescriptors) {
   std::vector<LingeringSocket> many(12);
-  std::vector<Raw> sessions;
+  std::vector<Sender> sessions;
   for (std::size_t i = 0; i < many.size(); ++i) sessions.emplace_back(socket());
   at_once([&] {
     for (std::size_t i = 0; i < many.size(); ++i) {
@@ -241,7 +205,7 @@ TEST_F(SlowToClose, ManyDescriptors) {
       many.at(i).let_go();
     }
   });
-  for (const Raw& session : sessions) EXPECT_EQ(session.status(), 0);
+  for (const Sender& session : sessions) EXPECT_EQ(session.status(), 0);
   EXPECT_TRUE(neighbour_.makes_objects());
   EXPECT_TRUE(neighbour_.faults());
 }
@@ -256,28 +220,28 @@ TEST(AttackLimits, OneUsersConnectionsLeaveRoomForAnothers) {
   const Child attacker([&] {
     constexpr uid_t kAttacker = 1234;
     if (::setresuid(kAttacker, kAttacker, kAttacker) != 0) return 1;
-    std::vector<Raw> hoard;
+    std::vector<Sender> hoard;
     for (int i = 0; i < 64 + 64; ++i) hoard.emplace_back(daemon.socket());
     full.open();
     ::pause();
     return 0;
   });
   ASSERT_TRUE(full.pass());
-  EXPECT_EQ(Raw(daemon.socket()).hello(), 0) << "a user with a limit of 8 sessions holds all 64";
+  EXPECT_EQ(Sender(daemon.socket()).hello(), 0) << "a user with a limit of 8 sessions holds all 64";
 }
 
 TEST(AttackLimits, WhoDoesNotHearTheRefusalIsNotWaitedFor) {
   const Daemon daemon({"--max-sessions", "1"});
   ASSERT_TRUE(daemon.ready());
-  const Raw served(daemon.socket());
+  const Sender served(daemon.socket());
   ASSERT_EQ(served.hello(), 0);
   const auto start = Clock::now();
-  std::vector<Raw> silent;
+  std::vector<Sender> silent;
   for (int i = 0; i < 4; ++i) silent.emplace_back(daemon.socket());
-  EXPECT_TRUE(Raw(daemon.socket()).closed()) << "there is room for a few only";
-  for (const Raw& session : silent) EXPECT_TRUE(session.closed());
+  EXPECT_TRUE(Sender(daemon.socket()).closed()) << "there is room for a few only";
+  for (const Sender& session : silent) EXPECT_TRUE(session.closed());
   EXPECT_LT(Clock::now() - start, seconds(5));
-  EXPECT_EQ(Raw(daemon.socket()).hello(), -EUSERS);
+  EXPECT_EQ(Sender(daemon.socket()).hello(), -EUSERS);
 }
 
 // --- helpers
@@ -313,9 +277,9 @@ TEST_F(Attack, QuestionsThatWaitDoNotKeepTheDaemonFromStopping) {
   const auto memory = map(create(client, kBig), kBig, FL_MAP_SHARED | FL_MAP_WRITE);
   // A page table each: all of them are walked for every answer.
   for (std::size_t at = 0; at < kBig; at += std::size_t{2} << 20) touch(memory[at]);
-  std::vector<Raw> asking;
+  std::vector<Sender> asking;
   for (int i = 0; i < 600; ++i) {
-    const Raw& session = asking.emplace_back(socket());
+    const Sender& session = asking.emplace_back(socket());
     ASSERT_EQ(session.hello(), 0);
     session.send(Op::admin, wire::AdminRequest{wire::AdminQuery::vmas,
                                                static_cast<std::uint32_t>(::getpid())});
@@ -330,7 +294,7 @@ TEST_F(Attack, QuestionsThatWaitDoNotKeepTheDaemonFromStopping) {
 
 TEST_F(Attack, GarbageDoesNotFillTheLog) {
   for (int i = 0; i < 1000; ++i) {
-    const Raw raw(socket());
+    const Sender raw(socket());
     raw.send_bytes(std::array<std::byte, 3>{});
     EXPECT_TRUE(raw.closed());
   }
