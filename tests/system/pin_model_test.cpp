@@ -546,7 +546,7 @@ void Actor::fork_once() {
   Child child([&] {
     for (const Held& held : held_) {
       const std::byte* const from = own_ + held.first * kPage;
-      if (std::memcmp(held.content.data(), from, held.content.size()) != 0) return 1;
+      if (!std::equal(held.content.begin(), held.content.end(), from)) return 1;
     }
     for (Held& held : held_) {
       if (process_.really_pins && fl_unpin(&held.pin) != -ESTALE) return 2;
