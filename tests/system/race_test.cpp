@@ -718,12 +718,12 @@ INSTANTIATE_TEST_SUITE_P(Operations, Race, ::testing::ValuesIn(kOperations),
 // Whoever faults while it happens sees what was there before, or is there afterwards, or what the
 // kernel would do where nothing is; and once it is done nothing of before is seen any more.
 TEST_P(Race, FaultsEndAsTheKernelsOwnWould) {
-  race(false, kHugePages ? 50 : 300);
+  race(false, kHugePages ? 25 : 150);
 }
 
 // The same while the process forks all the time, with libc's handlers and without.
 TEST_P(Race, ForkChildrenHaveWhatTheirParentHad) {
-  race(true, kHugePages ? 10 : 40);
+  race(true, kHugePages ? 5 : 20);
 }
 
 // --- several who operate
