@@ -1,7 +1,7 @@
 #include "tests/system/huge_pages.hpp"
 
+#include <filesystem>
 #include <fstream>
-#include <string>
 
 namespace faultline::testing {
 
@@ -11,7 +11,7 @@ constexpr const char* kPool = "/sys/kernel/mm/hugepages/hugepages-2048kB/";
 
 std::size_t read(const char* name) {
   std::size_t pages = 0;
-  std::ifstream(std::string(kPool) + name) >> pages;
+  std::ifstream(std::filesystem::path(kPool) / name) >> pages;
   return pages;
 }
 
@@ -21,7 +21,7 @@ std::size_t kept() {
 }
 
 void resize(std::size_t pages) {
-  std::ofstream(std::string(kPool) + "nr_hugepages") << pages << std::flush;
+  std::ofstream(std::filesystem::path(kPool) / "nr_hugepages") << pages << std::flush;
 }
 
 }  // namespace
