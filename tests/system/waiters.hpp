@@ -2,6 +2,7 @@
 // "asleep" for "queued": a thread sleeps while it asks the daemon, too.
 #pragma once
 
+#include <linux/futex.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -66,6 +67,8 @@ class Waiter {
       if (record == nullptr || ended_) return false;
       const std::uint32_t waiting = record->waiting;
       if (waiting == 0) return false;
+      // It says what it waits for before it asks, or sleeps.
+      if (!asleep_for_a_word()) return false;
       if ((waiting & wire::kWaitingAsked) != 0) {
         // The daemon carries requests out in their order.
         wire::Submission asked;
@@ -76,8 +79,6 @@ class Waiter {
         } catch (const client::Failure&) {
           return false;  // its memory goes at this moment
         }
-      } else if (!asleep_at_a_futex()) {
-        return false;
       }
       return record->waiting == waiting;
     });
@@ -104,11 +105,15 @@ class Waiter {
     result_ = wait();
     ended_ = true;
   }
-  [[nodiscard]] bool asleep_at_a_futex() const {
-    const std::string task = "/proc/self/task/" + std::to_string(tid_);
-    std::string where;
-    std::getline(std::ifstream(task + "/wchan") >> std::ws, where);
-    return where.find("futex") != std::string::npos;
+  // In the kernel for a word: locks, of which a thread may wait for some on its way, are private
+  // futexes, see futex(2) and proc_pid_syscall(5).
+  [[nodiscard]] bool asleep_for_a_word() const {
+    std::ifstream file("/proc/self/task/" + std::to_string(tid_) + "/syscall");
+    long call = -1;
+    std::uint64_t word = 0;
+    std::uint64_t operation = 0;
+    if (!(file >> call >> std::hex >> word >> operation)) return false;
+    return call == SYS_futex_waitv || (call == SYS_futex && (operation & FUTEX_PRIVATE_FLAG) == 0);
   }
 
   std::atomic<pid_t> tid_{0};
