@@ -222,6 +222,10 @@ TEST_F(WaitKeys, OfAFamilyPartOneByOne) {
 
 // Waits go where fl_remap and mremap(2) take their memory, and are not where it was.
 TEST_F(WaitKeys, FollowTheirMemory) {
+#if defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "SKIPPED: so slowed, the daemon may be asked about memory before it has carried "
+                  "out that it moved: docs/limits.md, Waits";
+#endif
   const Object object = create(client_, kBytes);
   for (const Kind& kind : kKinds) {
     for (const bool plain : {false, true}) {

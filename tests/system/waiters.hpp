@@ -5,15 +5,18 @@
 #include <linux/futex.h>
 #include <signal.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -68,7 +71,7 @@ class Waiter {
       const std::uint32_t waiting = record->waiting;
       if (waiting == 0) return false;
       // It says what it waits for before it asks, or sleeps.
-      if (!asleep_for_a_word()) return false;
+      if (!asleep()) return false;
       if ((waiting & wire::kWaitingAsked) != 0) {
         // The daemon carries requests out in their order.
         wire::Submission asked;
@@ -79,6 +82,11 @@ class Waiter {
         } catch (const client::Failure&) {
           return false;  // its memory goes at this moment
         }
+        // Told that it is queued, it looks at the value, and sleeps again.
+        const auto sleep = asleep();
+        const bool of_answer =
+            sleep && sleep->word == reinterpret_cast<std::uintptr_t>(&record->answered);
+        if (!sleep || (of_answer && sleep->value != record->answered)) return false;
       }
       return record->waiting == waiting;
     });
@@ -105,15 +113,29 @@ class Waiter {
     result_ = wait();
     ended_ = true;
   }
-  // In the kernel for a word: locks, of which a thread may wait for some on its way, are private
-  // futexes, see futex(2) and proc_pid_syscall(5).
-  [[nodiscard]] bool asleep_for_a_word() const {
+  struct Sleep {
+    std::uint64_t word = 0;
+    std::uint32_t value = 0;  // that it was found to have
+  };
+  // In the kernel, and for what: futex(2) and proc_pid_syscall(5). Locks, of which a thread may
+  // wait for some on its way, are private futexes.
+  [[nodiscard]] std::optional<Sleep> asleep() const {
     std::ifstream file("/proc/self/task/" + std::to_string(tid_) + "/syscall");
     long call = -1;
-    std::uint64_t word = 0;
-    std::uint64_t operation = 0;
-    if (!(file >> call >> std::hex >> word >> operation)) return false;
-    return call == SYS_futex_waitv || (call == SYS_futex && (operation & FUTEX_PRIVATE_FLAG) == 0);
+    std::array<std::uint64_t, 3> given{};
+    if (!(file >> call >> std::hex >> given[0] >> given[1] >> given[2])) return std::nullopt;
+    if (call == SYS_futex && (given[1] & FUTEX_PRIVATE_FLAG) == 0) {
+      return Sleep{given[0], static_cast<std::uint32_t>(given[2])};
+    }
+    if (call != SYS_futex_waitv) return std::nullopt;
+    // The thread may be gone from there by now.
+    futex_waitv first{};
+    const iovec here{&first, sizeof(first)};
+    const iovec there{reinterpret_cast<void*>(given[0]), sizeof(first)};
+    if (::process_vm_readv(::getpid(), &here, 1, &there, 1, 0) != sizeof(first)) {
+      return std::nullopt;
+    }
+    return Sleep{first.uaddr, static_cast<std::uint32_t>(first.val)};
   }
 
   std::atomic<pid_t> tid_{0};
