@@ -273,7 +273,7 @@ bool Domain::rouse() noexcept {
     // What is retired waits for the next who tries.
     reclaimer_.store(kUnstarted, std::memory_order_seq_cst);
     static kernel::LogBudget budget;
-    budget.log(log::Level::error, "epoch domain {}: starting its reclaimer: {}", name_,
+    budget.log(log::Level::error, {}, "epoch domain {}: starting its reclaimer: {}", name_,
                error.what());
     return false;
   }

@@ -26,14 +26,15 @@ class LogBudget {
 
   // Writes the line, or counts it. The next one that is written comes after a line with the count.
   template <typename... Arguments>
-  void log(log::Level level, fmt::format_string<Arguments...> format, Arguments&&... arguments) {
+  void log(log::Level level, const log::About& about, fmt::format_string<Arguments...> format,
+           Arguments&&... arguments) {
     const auto left_out = spend(Clock::now());
     if (!left_out) return;
     if (*left_out > 0) {
-      log::write(level, "{} more lines like the next were left out",
+      log::write(level, about, "{} more lines like the next were left out",
                  fmt::make_format_args(*left_out));
     }
-    log::write(level, format, fmt::make_format_args(arguments...));
+    log::write(level, about, format, fmt::make_format_args(arguments...));
   }
 
   // Nothing where this line must not be written; else how many were not, since the last that was.

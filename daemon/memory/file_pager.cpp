@@ -113,7 +113,8 @@ bool FilePagers::stop(std::chrono::steady_clock::time_point deadline) {
   bool all = true;
   for (const auto& [uid, pager] : by_user_) {
     if (!pager || pager->join_until(deadline)) continue;
-    log::error("a file behind an object of uid {} does not answer", uid);
+    log::line(log::Level::error, {.uid = uid}, "a file behind an object of uid {} does not answer",
+              uid);
     all = false;
   }
   return all;

@@ -68,8 +68,10 @@ Result<std::shared_ptr<MemoryObject>> MemoryObject::create(ObjectId id, ObjectSp
 }
 
 void MemoryObject::log(PageIndex page, const std::string& what) const {
-  kernel::log_budget_of(spec_.uid).log(log::Level::error, "object {} ({}) page {}: {}", id_.value(),
-                                       name().empty() ? "anonymous" : name(), page.value(), what);
+  kernel::log_budget_of(spec_.uid).log(
+      log::Level::error, {.uid = spec_.uid, .object = id_.value(), .page = page.value()},
+      "object {} ({}) page {}: {}", id_.value(), name().empty() ? "anonymous" : name(),
+      page.value(), what);
 }
 
 PageCount MemoryObject::populate(PageIndex first, PageCount window, Waiter waiter) {

@@ -49,12 +49,12 @@ Result<std::shared_ptr<MemoryObject>> ObjectDirectory::create(ObjectSpec spec) {
                 "creating an object: its name may hold only 1 to 128 of A-Z a-z 0-9 . _ : @ + -");
   }
   if (spec.content_size == ByteCount{0}) return fail(EINVAL, "creating an object of 0 bytes");
+  const std::lock_guard lock(mutex_);
   if (spec.content_size > limits_.max_object_bytes) {
     return fail(EFBIG, "creating an object of " + std::to_string(spec.content_size.value()) +
                            " bytes, where max_object_bytes is " +
                            std::to_string(limits_.max_object_bytes.value()));
   }
-  const std::lock_guard lock(mutex_);
   if (!spec.name.empty() && named_.contains(spec.name)) {
     return fail(EEXIST, "creating object " + spec.name);
   }
@@ -80,6 +80,16 @@ Result<std::shared_ptr<MemoryObject>> ObjectDirectory::create(ObjectSpec spec) {
   all_.emplace(id, *object);
   if (!(*object)->name().empty()) named_.emplace((*object)->name(), *object);
   return object;
+}
+
+ObjectLimits ObjectDirectory::limits() const {
+  const std::lock_guard lock(mutex_);
+  return limits_;
+}
+
+void ObjectDirectory::set_limits(ObjectLimits limits) {
+  const std::lock_guard lock(mutex_);
+  limits_ = limits;
 }
 
 Result<std::shared_ptr<MemoryObject>> ObjectDirectory::find_locked(const std::string& name) const {

@@ -74,13 +74,15 @@ class ObjectDirectory {
   [[nodiscard]] std::shared_ptr<MemoryObject> find(ObjectId id) const;
   // Whether the object can still be opened by its name.
   [[nodiscard]] bool linked(const MemoryObject& object) const;
-  [[nodiscard]] const ObjectLimits& limits() const { return limits_; }
+  [[nodiscard]] ObjectLimits limits() const;
+  // For objects that are made from now on. Thread-safe.
+  void set_limits(ObjectLimits limits);
 
  private:
   Result<std::shared_ptr<MemoryObject>> find_locked(const std::string& name) const;
   void forget_dead_locked();
 
-  const ObjectLimits limits_;
+  ObjectLimits limits_;
   mutable std::mutex mutex_;
   std::uint64_t next_id_ = 1;
   FilePagers pagers_;

@@ -157,10 +157,21 @@ ByteCount PinService::room_locked(const Members& all, const Member& asking, Byte
   return left();
 }
 
+void PinService::set_limits(PinLimits limits) {
+  const std::lock_guard lock(grants_mutex_);
+  limits_ = limits;
+}
+
+PinLimits PinService::limits() const {
+  const std::lock_guard lock(grants_mutex_);
+  return limits_;
+}
+
 Result<ByteCount> PinService::grant(SpaceId space, pid_t pid, ByteCount wanted) {
-  const bool configured = limits_.per_process.has_value();
+  const PinLimits limits = this->limits();
+  const bool configured = limits.per_process.has_value();
   const ByteCount of_process =
-      configured ? *limits_.per_process : kernel::lockable_memory(pid).value_or(ByteCount{0});
+      configured ? *limits.per_process : kernel::lockable_memory(pid).value_or(ByteCount{0});
   const std::lock_guard lock(grants_mutex_);
   const Members all = members();
   const auto found = std::ranges::find(all, space, &Member::id);
@@ -179,13 +190,12 @@ Result<ByteCount> PinService::grant(SpaceId space, pid_t pid, ByteCount wanted) 
                                "faultlined's max_pinned_per_process");
   }
   const ByteCount in_user =
-      room_locked(all, asking, limits_.per_user, wanted,
+      room_locked(all, asking, limits.per_user, wanted,
                   [&](const Member& member) { return member.uid == asking.uid; });
-  if (in_user < wanted)
-    return refuse(limits_.per_user, in_user, "faultlined's max_pinned_per_user");
+  if (in_user < wanted) return refuse(limits.per_user, in_user, "faultlined's max_pinned_per_user");
   const ByteCount in_all =
-      room_locked(all, asking, limits_.total, wanted, [](const Member&) { return true; });
-  if (in_all < wanted) return refuse(limits_.total, in_all, "faultlined's max_pinned");
+      room_locked(all, asking, limits.total, wanted, [](const Member&) { return true; });
+  if (in_all < wanted) return refuse(limits.total, in_all, "faultlined's max_pinned");
   const ByteCount granted = std::min({std::max(wanted, kGrantStep), in_process, in_user, in_all});
   asking.granted.store(asking.granted.load() + granted);
   return granted;

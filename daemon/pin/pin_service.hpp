@@ -49,6 +49,9 @@ class PinService final : public memory::PageHolds {
     UniqueFd ledger;
     UniqueFd verdicts;
   };
+  // Holds from the next grant on: nobody is taken what he pins, or was granted, by a lower limit.
+  // Thread-safe.
+  void set_limits(PinLimits limits);
   // Errors: EISCONN it has one; ENOMEM, EMFILE.
   Result<Opened> open(const space::SpaceRef& space);
   // The session has ended.
@@ -102,6 +105,7 @@ class PinService final : public memory::PageHolds {
   // Knows the sizes of the objects that one look meets.
   class Sizes;
 
+  [[nodiscard]] PinLimits limits() const;
   [[nodiscard]] std::shared_ptr<Member> find(SpaceId space) const;
   using Members = std::vector<std::shared_ptr<Member>>;
   [[nodiscard]] Members members() const;
@@ -120,8 +124,8 @@ class PinService final : public memory::PageHolds {
   void judge(SpaceId space, Judge judge);
 
   const memory::ObjectDirectory& objects_;
-  const PinLimits limits_;
-  std::mutex grants_mutex_;
+  mutable std::mutex grants_mutex_;
+  PinLimits limits_;  // guarded by grants_mutex_
   mutable std::mutex mutex_;
   std::map<SpaceId, std::shared_ptr<Member>> members_;
   std::map<uid_t, std::unique_ptr<PinObserver>> observers_;  // none is ever taken out

@@ -31,7 +31,7 @@ asio::thread_pool& Helpers::of(uid_t uid) {
     if (!pool) pool = std::make_unique<asio::thread_pool>(1);
     return *pool;
   } catch (const std::system_error& error) {
-    log::error("making a thread for uid {}: {}", uid, error.what());
+    log::line(log::Level::error, {.uid = uid}, "making a thread for uid {}: {}", uid, error.what());
     return reports_;
   }
 }
@@ -44,7 +44,8 @@ bool Helpers::stop(std::chrono::steady_clock::time_point deadline) {
   bool all = join_until(reports_, deadline);
   for (const auto& [uid, pool] : by_user_) {
     if (!pool || join_until(*pool, deadline)) continue;
-    log::error("a file or a process of uid {} holds a helper up", uid);
+    log::line(log::Level::error, {.uid = uid}, "a file or a process of uid {} holds a helper up",
+              uid);
     all = false;
   }
   return all;

@@ -14,6 +14,8 @@
 #include "daemon/admin/report.hpp"
 #include "daemon/kernel/log.hpp"
 #include "daemon/kernel/signals.hpp"
+#include "daemon/server/reload.hpp"
+#include "daemon/server/service_manager.hpp"
 
 namespace faultline::server {
 
@@ -92,10 +94,8 @@ Status bind_to(int fd, const std::filesystem::path& path, const sockaddr_un& add
   return {};
 }
 
-// nohup(1) has it ignored, which is to stay so.
-bool ignored(int signal) {
-  struct sigaction action {};
-  return ::sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
+memory::ObjectLimits object_limits(const Settings& settings) {
+  return {ByteCount{settings.max_object_bytes}, settings.max_objects};
 }
 
 pin::PinLimits pin_limits(const Settings& settings) {
@@ -109,7 +109,8 @@ pin::PinLimits pin_limits(const Settings& settings) {
 }
 
 std::string counted(std::size_t count, const std::string& what) {
-  return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
+  const char* const plural = what.ends_with('s') ? "es" : "s";
+  return std::to_string(count) + " " + what + (count == 1 ? "" : plural);
 }
 
 }  // namespace
@@ -129,19 +130,20 @@ void SocketFile::remove() {
   if (info.st_dev == device_ && info.st_ino == inode_) (void)::unlink(path.c_str());
 }
 
-Server::Server(Settings settings, const kernel::KernelSupport& support)
+Server::Server(Settings settings, const kernel::KernelSupport& support, Reread reread)
     : settings_(std::move(settings)),
+      reread_(std::move(reread)),
       support_(support),
-      objects_(memory::ObjectLimits{ByteCount{settings_.max_object_bytes}, settings_.max_objects}) {
-}
+      objects_(object_limits(settings_)) {}
 
 Server::~Server() = default;
 
 Result<std::unique_ptr<Server>> Server::create(const Settings& settings,
-                                               const kernel::KernelSupport& support) {
+                                               const kernel::KernelSupport& support,
+                                               std::optional<UniqueFd> inherited, Reread reread) {
   // The thread that calls run() gets the signals, and none of those that are made here.
   const kernel::SignalsBlocked none_for_others;
-  std::unique_ptr<Server> server{new Server(settings, support)};
+  std::unique_ptr<Server> server{new Server(settings, support, std::move(reread))};
   server->userfaultfd_device_ = UniqueFd{::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC)};
   auto event_signal = kernel::EventSignal::create();
   if (!event_signal) return propagate(event_signal);
@@ -162,10 +164,10 @@ Result<std::unique_ptr<Server>> Server::create(const Settings& settings,
   if (auto opened = server->open_swap(); !opened) return propagate(opened);
   // Before there is a socket to leave behind, and before anybody is told that we are ready; run()
   // finds what came meanwhile.
-  for (const int signal : {SIGTERM, SIGINT, SIGQUIT}) server->signals_.add(signal);
-  if (!ignored(SIGHUP)) server->signals_.add(SIGHUP);
+  for (const int signal : {SIGTERM, SIGINT, SIGQUIT, SIGHUP}) server->signals_.add(signal);
   if (auto started = server->objects_.start(); !started) return propagate(started);
-  if (auto listening = server->listen(); !listening) return propagate(listening);
+  Status listening = inherited ? server->listen_on(std::move(*inherited)) : server->listen();
+  if (!listening) return propagate(listening);
   return server;
 }
 
@@ -205,13 +207,77 @@ Status Server::listen() {
   return {};
 }
 
-bool Server::run() {
+Status Server::listen_on(UniqueFd inherited) {
+  sockaddr_un address{};
+  socklen_t size = sizeof(address);
+  if (::getsockname(inherited.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0) {
+    return fail_errno("looking at the socket that was handed over");
+  }
+  settings_.socket_path = std::string(
+      address.sun_path, ::strnlen(address.sun_path, size - offsetof(sockaddr_un, sun_path)));
+  listener_.assign(inherited.release());
+  inherited_ = true;
+  return {};
+}
+
+void Server::await_signal() {
   signals_.async_wait([this](const boost::system::error_code& error, int signal) {
     if (error) return;
+    if (signal == SIGHUP) {
+      service_manager::reloading();
+      reload([](const Result<std::string>& reloaded) {
+        if (!reloaded) log::error("the settings stay as they are: {}", in_words(reloaded.error()));
+        service_manager::ready();
+      });
+      return await_signal();
+    }
     log::info("{}: taking no more work", ::strsignal(signal));
     stop();
   });
+}
+
+void Server::reload(std::function<void(Result<std::string>)> done) {
+  // One after the other, by one thread: none brings back what another has replaced.
+  asio::post(helpers_.of(::geteuid()), [this, done = std::move(done)] {
+    auto read = reread_();
+    asio::post(control_, [this, read = std::move(read), done]() mutable {
+      if (!read) return done(propagate(read));
+      if (inherited_) read->settings.socket_path = settings_.socket_path;
+      Reloaded reloaded{read->file, changes(settings_, read->settings)};
+      take_over(read->settings);
+      reloaded.log();
+      done(reloaded.json());
+    });
+  });
+}
+
+void Server::take_over(const Settings& wanted) {
+  settings_ = taken_over(settings_, wanted);
+  objects_.set_limits(object_limits(settings_));
+  spaces_->set_spaces_per_user(settings_.max_spaces_per_user);
+  pins_->set_limits(pin_limits(settings_));
+  log::set_level(settings_.log_level);
+}
+
+std::vector<kernel::WatchedThread> Server::workers() const {
+  std::vector<kernel::WatchedThread> all = spaces_->threads();
+  for (auto& thread : waits_->threads()) all.push_back(std::move(thread));
+  return all;
+}
+
+std::string Server::status_line() const {
+  const auto objects = objects_.all();
+  std::uint64_t resident = 0;
+  for (const auto& object : objects) resident += object->resident().value();
+  return counted(spaces_->space_count(), "client process") + ", " +
+         counted(served_.open.size(), "connection") + ", " + counted(objects.size(), "object") +
+         " with " + std::to_string(resident >> 20U) + " MiB in memory";
+}
+
+bool Server::run() {
+  await_signal();
   accept_when_ready();
+  supervision_.start();
   control_.run();
   return all_ended_;
 }
@@ -222,6 +288,8 @@ void Server::stop() {
   sigset_t all{};
   ::sigfillset(&all);
   (void)::pthread_sigmask(SIG_BLOCK, &all, nullptr);
+  service_manager::stopping();
+  supervision_.stop();
   socket_file_.remove();
   hang_up(kernel::ForeignFd{listener_.release()});
   accept_pause_.cancel();
@@ -267,7 +335,8 @@ void Server::accept_all() {
     if (errno == EAGAIN || errno == EWOULDBLOCK) break;
     // Out of descriptors or memory: the connection stays in the queue, so asking at once would
     // spin.
-    accept_log_.log(log::Level::error, "accepting a client: {}", std::strerror(errno));
+    accept_log_.log(log::Level::error, {.error = errno}, "accepting a client: {}",
+                    std::strerror(errno));
     accept_pause_.expires_after(kAcceptPause);
     accept_pause_.async_wait([this](const boost::system::error_code& error) {
       if (!error) accept_when_ready();

@@ -13,6 +13,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -21,6 +22,7 @@
 #include "daemon/server/helpers.hpp"
 #include "daemon/server/session.hpp"
 #include "daemon/server/settings.hpp"
+#include "daemon/server/supervision.hpp"
 
 namespace faultline::server {
 
@@ -45,19 +47,30 @@ class SocketFile {
 
 class Server final : private SessionHost {
  public:
-  // Listens when it returns. Errors: EADDRINUSE another daemon listens there, or what is there is
-  // not a socket, each in words that need no errno; EACCES, ENOENT of the socket's place; and what
-  // io_uring_setup(2) says. An error leaves no socket behind.
+  // Reads the settings again. Called on a thread that may block. Errors: EINVAL in words, and what
+  // reading the file says.
+  struct Read {
+    std::filesystem::path file;
+    Settings settings;
+  };
+  using Reread = std::function<Result<Read>()>;
+
+  // Listens when it returns, on the socket that was inherited where there is one. Errors:
+  // EADDRINUSE another daemon listens there, or what is there is not a socket, each in words that
+  // need no errno; EACCES, ENOENT of the socket's place; and what io_uring_setup(2) says. An error
+  // leaves no socket behind.
   static Result<std::unique_ptr<Server>> create(const Settings& settings,
-                                                const kernel::KernelSupport& support);
+                                                const kernel::KernelSupport& support,
+                                                std::optional<UniqueFd> inherited, Reread reread);
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
   ~Server() override;
 
-  // Serves until SIGTERM, SIGINT, SIGHUP or SIGQUIT; then takes no more work, leaves no client
-  // blocked, and returns. False where a thread did not end, held up in the kernel by a client or a
-  // file: then end the process without destroying this.
+  // Serves until SIGTERM, SIGINT or SIGQUIT, and reads its settings again with SIGHUP; then takes
+  // no more work, leaves no client blocked, and returns. False where a thread did not end, held up
+  // in the kernel by a client or a file: then end the process without destroying this.
   [[nodiscard]] bool run();
+  [[nodiscard]] std::string socket_path() const { return settings_.socket_path.string(); }
 
  private:
   struct Sessions {
@@ -69,8 +82,10 @@ class Server final : private SessionHost {
     void remove(const std::shared_ptr<Session>& session);
   };
 
-  Server(Settings settings, const kernel::KernelSupport& support);
+  Server(Settings settings, const kernel::KernelSupport& support, Reread reread);
   Status listen();
+  Status listen_on(UniqueFd inherited);
+  void await_signal();
   void run_pin_clock();
   void accept_when_ready();
   void accept_all();
@@ -93,9 +108,14 @@ class Server final : private SessionHost {
   std::shared_ptr<kernel::EventSignal> event_signal() override { return event_signal_; }
   void report(const wire::AdminRequest& query, uid_t viewer,
               std::function<void(Result<std::string>)> done) override;
+  void reload(std::function<void(Result<std::string>)> done) override;
+  void take_over(const Settings& wanted);
+  [[nodiscard]] std::string status_line() const;
+  [[nodiscard]] std::vector<kernel::WatchedThread> workers() const;
   void closed(Session& session) override;
 
   Settings settings_;
+  const Reread reread_;
   kernel::KernelSupport support_;
   bool all_ended_ = true;
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
@@ -105,6 +125,7 @@ class Server final : private SessionHost {
   Helpers helpers_;
   boost::asio::signal_set signals_{control_};
   boost::asio::posix::stream_descriptor listener_{control_};
+  bool inherited_ = false;  // the socket is the service manager's
   SocketFile socket_file_;  // goes before the listener
   boost::asio::steady_timer accept_pause_{control_};
   kernel::LogBudget accept_log_{1};
@@ -115,6 +136,8 @@ class Server final : private SessionHost {
   bool pin_clock_runs_ = false;
   std::unique_ptr<space::SpaceService> spaces_;
   std::unique_ptr<space::Evictor> evictor_;
+  Supervision supervision_{control_,
+                           {[this] { return workers(); }, [this] { return status_line(); }}};
   // Those that are refused take no place of the others.
   Sessions served_;
   Sessions refused_;

@@ -179,8 +179,9 @@ void Session::on_readable() {
   if (error == EPIPE || error == ECONNRESET) return close();
   if (error != 0) {
     kernel::log_budget_of(peer_.uid).log(
-        log::Level::warn, "client pid {} uid {}: a packet that no client sends ({}): closed",
-        peer_.pid, peer_.uid, std::strerror(error));
+        log::Level::warn, about(error),
+        "client pid {} uid {}: a packet that no client sends ({}): closed", peer_.pid, peer_.uid,
+        std::strerror(error));
     return close();
   }
   handle(std::move(packet));
@@ -192,12 +193,13 @@ void Session::handle(Packet packet) {
   if (!headed || request_.magic != wire::kMagic ||
       request_.body_size != packet.bytes.size() - sizeof(request_)) {
     kernel::log_budget_of(peer_.uid).log(
-        log::Level::warn, "client pid {} uid {}: {} bytes that are no request: closed", peer_.pid,
-        peer_.uid, packet.bytes.size());
+        log::Level::warn, about(EPROTO),
+        "client pid {} uid {}: {} bytes that are no request: closed", peer_.pid, peer_.uid,
+        packet.bytes.size());
     return close();
   }
   if (watching_) {
-    kernel::log_budget_of(peer_.uid).log(log::Level::warn,
+    kernel::log_budget_of(peer_.uid).log(log::Level::warn, about(EPROTO),
                                          "client pid {} uid {}: a request while it watches: closed",
                                          peer_.pid, peer_.uid);
     return close();
@@ -264,6 +266,8 @@ void Session::handle(Packet packet) {
       return on_open_frames(packet);
     case wire::Op::watch:
       return on_watch(packet);
+    case wire::Op::reload:
+      return on_reload(packet);
     case wire::Op::wake:
       return on_wake(packet);
     case wire::Op::evict:
@@ -584,14 +588,27 @@ void Session::on_process_stats() {
 void Session::on_admin(const Packet& packet) {
   const auto body = body_of<wire::AdminRequest>(packet);
   if (!body || !text_of(body->object_name)) return send(bad(malformed("admin")));
-  host_.report(*body, peer_.uid, [respond = responder()](Result<std::string> text) {
+  host_.report(*body, peer_.uid, text_responder());
+}
+
+void Session::on_reload(const Packet& packet) {
+  if (packet.bytes.size() != sizeof(wire::RequestHeader)) return send(bad(malformed("reload")));
+  if (!admin::sees_all(peer_.uid)) {
+    return send(
+        bad({EPERM, "reloading the settings, which is for root and the daemon's own user"}));
+  }
+  host_.reload(text_responder());
+}
+
+std::function<void(Result<std::string>)> Session::text_responder() {
+  return [respond = responder()](Result<std::string> text) {
     if (!text) return respond(bad(text.error()));
     auto memfd = json_memfd(*text);
     if (!memfd) return respond(bad(memfd.error()));
     Reply reply = good(wire::AdminReply{text->size()});
     reply.own_fds.push_back(std::move(*memfd));
     respond(std::move(reply));
-  });
+  };
 }
 
 void Session::on_wake(const Packet& packet) {

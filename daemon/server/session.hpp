@@ -69,6 +69,8 @@ class SessionHost {
   // Builds the answer to an admin query and calls done on any thread.
   virtual void report(const wire::AdminRequest& query, uid_t viewer,
                       std::function<void(Result<std::string>)> done) = 0;
+  // Reads the settings again, and calls done with what has changed, as JSON, on any thread.
+  virtual void reload(std::function<void(Result<std::string>)> done) = 0;
   virtual void closed(class Session& session) = 0;
 };
 
@@ -127,6 +129,9 @@ class Session : public std::enable_shared_from_this<Session> {
   void on_mapping_stats(const Packet& packet);
   void on_process_stats();
   void on_admin(const Packet& packet);
+  void on_reload(const Packet& packet);
+  // Answers with a text, from any thread.
+  std::function<void(Result<std::string>)> text_responder();
   void on_wake(const Packet& packet);
   void on_watch(const Packet& packet);
   // Sends events until there are none, or the client does not read, or it is others' turn. One of
@@ -166,6 +171,9 @@ class Session : public std::enable_shared_from_this<Session> {
 
   [[nodiscard]] Reply opened(std::shared_ptr<memory::MemoryObject> object, memory::Access access);
   [[nodiscard]] memory::Credentials credentials() const { return {peer_.uid, peer_.gid}; }
+  [[nodiscard]] log::About about(int error) const {
+    return {.uid = peer_.uid, .pid = peer_.pid, .error = error};
+  }
   // Lets go of the object where that may take its time, and answers then.
   void release(std::shared_ptr<memory::MemoryObject> object);
   [[nodiscard]] bool require_attached();

@@ -149,7 +149,8 @@ std::function<void()> Session::signaller(kernel::ForeignFd eventfd) {
   auto shared = std::make_shared<kernel::ForeignFd>(std::move(eventfd));
   return [signal = host_.event_signal(), shared = std::move(shared), uid = peer_.uid] {
     if (auto done = signal->signal(*shared); !done) {
-      kernel::log_budget_of(uid).log(log::Level::error, "a client waits for a job in vain: {}",
+      kernel::log_budget_of(uid).log(log::Level::error, {.uid = uid, .error = done.error().code()},
+                                     "a client waits for a job in vain: {}",
                                      done.error().message());
     }
     *shared = kernel::ForeignFd{};  // the job may be kept long after it has ended

@@ -1,7 +1,7 @@
 #include "daemon/server/settings.hpp"
 
+#include <fmt/format.h>
 #include <grp.h>
-#include <spdlog/common.h>
 #include <unistd.h>
 
 #include <toml++/toml.h>
@@ -14,6 +14,8 @@
 #include <limits>
 #include <thread>
 #include <utility>
+
+#include "daemon/kernel/log.hpp"
 
 namespace faultline::server {
 
@@ -145,6 +147,10 @@ Status read_settings_file(const std::filesystem::path& file, Settings& settings)
   return {};
 }
 
+std::string in_words(const Error& error) {
+  return error.code() == EINVAL ? error.attempted() : error.message();
+}
+
 Status complete(Settings& settings) {
   if (settings.socket_path.empty()) settings.socket_path = default_socket_path();
   if (settings.workers == 0) {
@@ -184,28 +190,60 @@ Status complete(Settings& settings) {
       (settings.swap_bytes < 4096 || settings.swap_bytes > kMostSwap)) {
     return fail(EINVAL, "setting swap_bytes below a page, or beyond 1 PiB");
   }
-  const auto level = spdlog::level::from_str(settings.log_level);
-  if (level == spdlog::level::off && settings.log_level != "off") {
+  if (!log::is_level(settings.log_level)) {
     return fail(EINVAL, "setting log_level to " + settings.log_level +
                             " (trace, debug, info, warning, error, critical or off)");
   }
   return {};
 }
 
-std::string describe(const Settings& settings) {
-  return fmt::format(
-      "socket_path = {}\nsocket_mode = {:#o}\nsocket_group = {}\nworkers = {}\nmax_object_bytes = "
-      "{}\n"
-      "max_objects = {}\nmax_sessions = {}\nmax_sessions_per_user = {}\nmax_spaces_per_user = {}\n"
-      "max_pinned_per_process = {}\nmax_pinned_per_user = {}\nmax_pinned = {}\nswap_file = {}\n"
-      "swap_bytes = {}\nlog_level = {}",
-      settings.socket_path.string(), settings.socket_mode, settings.socket_group, settings.workers,
-      settings.max_object_bytes, settings.max_objects, settings.max_sessions,
-      settings.max_sessions_per_user, settings.max_spaces_per_user,
-      settings.max_pinned_per_process ? std::to_string(*settings.max_pinned_per_process)
-                                      : "\"RLIMIT_MEMLOCK\"",
-      settings.max_pinned_per_user.value_or(0), settings.max_pinned.value_or(0),
-      settings.swap_file.string(), settings.swap_bytes, settings.log_level);
+std::vector<ShownSetting> shown(const Settings& settings) {
+  constexpr bool kLive = true;
+  constexpr bool kAtStart = false;
+  const auto bytes = [](const std::optional<std::uint64_t>& limit) {
+    return limit ? std::to_string(*limit) : "RLIMIT_MEMLOCK";
+  };
+  return {
+      {"socket_path", settings.socket_path.string(), kAtStart},
+      {"socket_mode", fmt::format("{:#o}", settings.socket_mode), kAtStart},
+      {"socket_group", settings.socket_group, kAtStart},
+      {"workers", std::to_string(settings.workers), kAtStart},
+      {"max_object_bytes", std::to_string(settings.max_object_bytes), kLive},
+      {"max_objects", std::to_string(settings.max_objects), kLive},
+      {"max_sessions", std::to_string(settings.max_sessions), kLive},
+      {"max_sessions_per_user", std::to_string(settings.max_sessions_per_user), kLive},
+      {"max_spaces_per_user", std::to_string(settings.max_spaces_per_user), kLive},
+      {"max_pinned_per_process", bytes(settings.max_pinned_per_process), kLive},
+      {"max_pinned_per_user", bytes(settings.max_pinned_per_user), kLive},
+      {"max_pinned", bytes(settings.max_pinned), kLive},
+      {"swap_file", settings.swap_file.string(), kAtStart},
+      {"swap_bytes", std::to_string(settings.swap_bytes), kAtStart},
+      {"log_level", settings.log_level, kLive},
+  };
+}
+
+std::vector<ChangedSetting> changes(const Settings& from, const Settings& to) {
+  const std::vector<ShownSetting> before = shown(from);
+  const std::vector<ShownSetting> after = shown(to);
+  std::vector<ChangedSetting> changed;
+  for (std::size_t i = 0; i < before.size(); ++i) {
+    if (before[i].value == after[i].value) continue;
+    changed.push_back({before[i].name, before[i].value, after[i].value, before[i].live});
+  }
+  return changed;
+}
+
+Settings taken_over(Settings now, const Settings& wanted) {
+  now.max_object_bytes = wanted.max_object_bytes;
+  now.max_objects = wanted.max_objects;
+  now.max_sessions = wanted.max_sessions;
+  now.max_sessions_per_user = wanted.max_sessions_per_user;
+  now.max_spaces_per_user = wanted.max_spaces_per_user;
+  now.max_pinned_per_process = wanted.max_pinned_per_process;
+  now.max_pinned_per_user = wanted.max_pinned_per_user;
+  now.max_pinned = wanted.max_pinned;
+  now.log_level = wanted.log_level;
+  return now;
 }
 
 }  // namespace faultline::server

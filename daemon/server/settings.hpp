@@ -1,5 +1,5 @@
 // What the daemon can be told: by command line, else by the TOML file, else the defaults here. Must
-// never be changed once the server runs.
+// never be changed under a server that runs: it is given others, and says what it takes of them.
 #pragma once
 
 #include <sys/types.h>
@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "daemon/kernel/error.hpp"
 
@@ -45,11 +46,30 @@ std::optional<unsigned> parse_mode(std::string_view text);
 // mistake does not pass for a default.
 Status read_settings_file(const std::filesystem::path& file, Settings& settings);
 
+// What is wrong with settings, in words: some errors need no errno.
+std::string in_words(const Error& error);
+
 // Fills in what is left to the daemon, and refuses what cannot work. Errors: EINVAL, with the
 // setting, in words that need no errno.
 Status complete(Settings& settings);
 
-// One line a setting, "name = value".
-std::string describe(const Settings& settings);
+// A setting as it is shown.
+struct ShownSetting {
+  std::string_view name;
+  std::string value;
+  bool live;  // a server that runs can take another value
+};
+std::vector<ShownSetting> shown(const Settings& settings);
+
+struct ChangedSetting {
+  std::string_view name;
+  std::string from;
+  std::string to;
+  bool live;
+};
+// Of settings that complete() has seen.
+std::vector<ChangedSetting> changes(const Settings& from, const Settings& to);
+// What a server that runs with `now` has of `wanted`: all that is live.
+Settings taken_over(Settings now, const Settings& wanted);
 
 }  // namespace faultline::server

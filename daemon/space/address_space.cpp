@@ -320,7 +320,8 @@ void AddressSpace::take(const uffd_msg& message) {
       on_unmap(Vaddr{message.arg.remove.start}, Vaddr{message.arg.remove.end});
       break;
     default:
-      log::error("space {}: unknown userfaultfd event {}", id().value(), message.event);
+      log::line(log::Level::error, {.uid = owner().uid, .space = id().value()},
+                "space {}: unknown userfaultfd event {}", id().value(), message.event);
   }
 }
 
@@ -790,7 +791,9 @@ bool AddressSpace::retire_in_turn() {
       if (marked == Answer::dead) break;
     }
     if (auto done = uffd_.unregister(vma.start, vma.length()); !done) {
-      log::debug("space {}: {}", id().value(), done.error().message());
+      log::line(log::Level::debug,
+                {.uid = owner().uid, .space = id().value(), .error = done.error().code()},
+                "space {}: {}", id().value(), done.error().message());
     }
     vmas_.remove(vma.start, vma.end);
   }
@@ -812,7 +815,8 @@ void AddressSpace::die() {
   pending_.clear();
   deferred_.clear();
   handles_->clear();
-  log::debug("space {} (pid {}) is gone", id().value(), owner().pid);
+  log::line(log::Level::debug, {.uid = owner().uid, .pid = owner().pid, .space = id().value()},
+            "space {} (pid {}) is gone", id().value(), owner().pid);
   // Its home reaps it when it next looks.
   if (host_ != nullptr && std::this_thread::get_id() != home_) host_->mailbox()->post([] {});
 }

@@ -33,7 +33,11 @@ Result<std::unique_ptr<FaultWorker>> FaultWorker::create(unsigned index, SpaceRe
 FaultWorker::FaultWorker(unsigned index, SpaceRegistry& registry,
                          std::unique_ptr<kernel::Ring> ring,
                          std::shared_ptr<kernel::Mailbox> mailbox)
-    : index_(index), registry_(registry), ring_(std::move(ring)), mailbox_(std::move(mailbox)) {}
+    : index_(index),
+      registry_(registry),
+      ring_(std::move(ring)),
+      mailbox_(std::move(mailbox)),
+      pulse_(std::make_shared<kernel::Pulse>(mailbox_, "fault worker " + std::to_string(index))) {}
 
 FaultWorker::~FaultWorker() {
   begin_stop();
@@ -82,6 +86,7 @@ void FaultWorker::run() {
     log::critical("fault worker {}: {}", index_, owned.error().message());
     std::abort();
   }
+  pulse_->begin();
   read_mail();
   ring_->timeout(sweep_timer_, kSweepEvery);
   for (;;) {

@@ -31,6 +31,7 @@
 #include <thread>
 #include <vector>
 
+#include "daemon/kernel/pulse.hpp"
 #include "daemon/space/address_space.hpp"
 
 namespace faultline::space {
@@ -79,6 +80,8 @@ class FaultWorker final : public SpaceHost {
   // Blocks for that, at most until the deadline; false where it has not ended: a client holds it up
   // in the kernel, and this object must then not be destroyed.
   [[nodiscard]] bool join_until(std::chrono::steady_clock::time_point deadline);
+  // Thread-safe.
+  [[nodiscard]] const std::shared_ptr<kernel::Pulse>& pulse() const { return pulse_; }
   // Call before the worker serves anything: the other workers of its user.
   void set_siblings(std::vector<FaultWorker*> siblings) { siblings_ = std::move(siblings); }
 
@@ -123,6 +126,7 @@ class FaultWorker final : public SpaceHost {
   SpaceRegistry& registry_;
   std::unique_ptr<kernel::Ring> ring_;
   std::shared_ptr<kernel::Mailbox> mailbox_;
+  const std::shared_ptr<kernel::Pulse> pulse_;
 
   std::vector<std::shared_ptr<AddressSpace>> spaces_;
   std::vector<FaultWorker*> siblings_;

@@ -35,7 +35,9 @@ class Identity {
   // At the error level, within the budget of its user: a client can cause every such line at will.
   template <typename... Arguments>
   void log(fmt::format_string<Arguments...> format, Arguments&&... arguments) const {
-    kernel::log_budget_of(uid_).log(log::Level::error, "space {} (pid {}): {}", id_.value(), pid(),
+    kernel::log_budget_of(uid_).log(log::Level::error,
+                                    {.uid = uid_, .pid = pid(), .space = id_.value()},
+                                    "space {} (pid {}): {}", id_.value(), pid(),
                                     fmt::format(format, std::forward<Arguments>(arguments)...));
   }
 

@@ -85,6 +85,15 @@ std::size_t SpaceService::worker_count() const {
   return workers().size();
 }
 
+std::vector<kernel::WatchedThread> SpaceService::threads() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<kernel::WatchedThread> all;
+  for (const auto& [uid, user] : users_) {
+    for (const Member& member : user.members) all.push_back({member.worker->pulse(), uid});
+  }
+  return all;
+}
+
 bool SpaceService::stop(std::chrono::steady_clock::time_point deadline) {
   const std::vector<FaultWorker*> all = workers();
   for (FaultWorker* worker : all) worker->begin_stop();
@@ -95,11 +104,13 @@ bool SpaceService::stop(std::chrono::steady_clock::time_point deadline) {
 
 void SpaceService::place(std::shared_ptr<AddressSpace> space) {
   FaultWorker* worker = nullptr;
+  std::size_t most = 0;
   bool too_many = false;
   {
     const std::lock_guard lock(mutex_);
     User& user = users_.at(space->owner().uid);  // its own, or its parent's, who has workers
-    too_many = user.spaces() >= limits_.spaces_per_user;
+    most = limits_.spaces_per_user;
+    too_many = user.spaces() >= most;
     Member& member = user.least_loaded();
     ++member.spaces;
     worker = member.worker.get();
@@ -108,8 +119,9 @@ void SpaceService::place(std::shared_ptr<AddressSpace> space) {
   }
   if (too_many) {
     kernel::log_budget_of(space->owner().uid)
-        .log(log::Level::error, "uid {} has {} address spaces: a further fork child is not served",
-             space->owner().uid, limits_.spaces_per_user);
+        .log(log::Level::error, {.uid = space->owner().uid},
+             "uid {} has {} address spaces: a further fork child is not served", space->owner().uid,
+             most);
   }
   // A child forked while the daemon stops: its worker may have ended already.
   const bool placed = too_many ? worker->turn_away(space) : worker->take(space);
@@ -123,6 +135,11 @@ void SpaceService::gone(const AddressSpace& space) {
   --found->second.member->spaces;
   past_ += space.counters();
   known_.erase(found);
+}
+
+void SpaceService::set_spaces_per_user(std::size_t most) {
+  const std::lock_guard lock(mutex_);
+  limits_.spaces_per_user = most;
 }
 
 std::size_t SpaceService::space_count() const {

@@ -4,8 +4,8 @@
 //
 // Answers come by callback, on the thread of the worker that has them.
 //
-// Locking: mutex_ guards the cookies, the users and their counts of spaces; nothing is called under
-// it but the making of a user's workers. Leaf lock.
+// Locking: mutex_ guards the limits, the cookies, the users and their counts of spaces; nothing is
+// called under it but the making of a user's workers. Leaf lock.
 #pragma once
 
 #include <atomic>
@@ -100,11 +100,15 @@ class SpaceService final : public SpaceRegistry {
   // a client held its worker up, see FaultWorker::join_until.
   [[nodiscard]] bool stop(std::chrono::steady_clock::time_point deadline);
 
+  // For processes that come from now on. Thread-safe.
+  void set_spaces_per_user(std::size_t most);
+
   // Where to watch what happens in all of them.
   EventFeed& feed() { return feed_; }
 
   [[nodiscard]] std::size_t space_count() const;
   [[nodiscard]] std::size_t worker_count() const;
+  [[nodiscard]] std::vector<kernel::WatchedThread> threads() const;
 
   SpaceId next_space_id() override { return SpaceId{next_id_.fetch_add(1)}; }
   void place(std::shared_ptr<AddressSpace> space) override;
@@ -143,7 +147,7 @@ class SpaceService final : public SpaceRegistry {
                std::function<void(Status)> done);
   [[nodiscard]] std::vector<FaultWorker*> workers() const;
 
-  const Limits limits_;
+  Limits limits_;
   const Observers observers_;
   EventFeed feed_;  // outlives the workers, who publish
   std::atomic<std::uint64_t> next_id_{1};

@@ -22,7 +22,8 @@ bool Deliveries::send(BrokeredWait& wait) {
       }
       if (auto done = signal_->signal(wait.target->fd); !done) {
         kernel::log_budget_of(wait.client->uid)
-            .log(log::Level::error, "a client waits in vain: {}", done.error().message());
+            .log(log::Level::error, {.uid = wait.client->uid, .error = done.error().code()},
+                 "a client waits in vain: {}", done.error().message());
       }
       return true;
     case wire::Delivery::record:
@@ -39,7 +40,8 @@ bool Deliveries::delivered(BrokeredWait& wait, int result) {
   }
   if (result < 0) {
     kernel::log_budget_of(wait.client->uid)
-        .log(log::Level::error, "a completion for a client's io_uring is lost: {}",
+        .log(log::Level::error, {.uid = wait.client->uid, .error = -result},
+             "a completion for a client's io_uring is lost: {}",
              std::generic_category().message(-result));
     if (wait.outcome == 0) wakes_.hand_on(Woken(wait));
   }

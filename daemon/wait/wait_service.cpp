@@ -140,6 +140,13 @@ WaitService::Counts WaitService::counts() const {
   return counts;
 }
 
+std::vector<kernel::WatchedThread> WaitService::threads() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<kernel::WatchedThread> all;
+  for (const auto& [uid, user] : users_) all.push_back({user->worker().pulse(), uid});
+  return all;
+}
+
 ShownWaits WaitService::waits_of(uid_t uid, SpaceId space, std::size_t most) const {
   for (const UserWaits* user : users_of(uid)) {
     if (const auto client = user->client_of(space)) {

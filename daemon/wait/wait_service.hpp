@@ -59,6 +59,7 @@ class WaitService {
     std::size_t kept = 0;     // waits that the daemon keeps
   };
   [[nodiscard]] Counts counts() const;
+  [[nodiscard]] std::vector<kernel::WatchedThread> threads() const;
   // As waits_of(client, ...); nothing where the space has no channel.
   [[nodiscard]] ShownWaits waits_of(uid_t uid, SpaceId space, std::size_t most) const;
 

@@ -47,6 +47,7 @@ WaitWorker::WaitWorker(WordTable& words, UnqueuedWaits& unqueued,
       wakes_(words, unqueued),
       ring_(std::move(ring)),
       mailbox_(std::move(mailbox)),
+      pulse_(std::make_shared<kernel::Pulse>(mailbox_, "wait worker")),
       waits_(words, unqueued, wakes_, *ring_, mailbox_, std::move(signal)),
       requests_(words, wakes_, waits_, [mailbox = mailbox_] { mailbox->post([] {}); }) {}
 
@@ -65,6 +66,7 @@ void WaitWorker::run() {
     log::critical("wait worker: {}", owned.error().message());
     std::abort();
   }
+  pulse_->begin();
   read_mail();
   while (!stopping_) {
     // What completed while it attended to something else is attended to before it sleeps.

@@ -23,6 +23,7 @@
 
 #include "daemon/kernel/event_signal.hpp"
 #include "daemon/kernel/mailbox.hpp"
+#include "daemon/kernel/pulse.hpp"
 #include "daemon/kernel/ring.hpp"
 #include "daemon/wait/client.hpp"
 #include "daemon/wait/kept_waits.hpp"
@@ -46,6 +47,7 @@ class WaitWorker {
 
   // Runs it on the worker; false once that has ended.
   bool post(std::function<void()> letter) { return mailbox_->post(std::move(letter)); }
+  [[nodiscard]] const std::shared_ptr<kernel::Pulse>& pulse() const { return pulse_; }
   // The keeper of its clients' waits.
   [[nodiscard]] WaitKeeper& keeper() { return waits_; }
   void serve(std::shared_ptr<Client> client);
@@ -109,6 +111,7 @@ class WaitWorker {
   WordWakes wakes_;
   std::unique_ptr<kernel::Ring> ring_;
   std::shared_ptr<kernel::Mailbox> mailbox_;
+  const std::shared_ptr<kernel::Pulse> pulse_;
   KeptWaits waits_;
   WaitRequests requests_;
 

@@ -52,8 +52,8 @@ TEST(LogBudget, WritesWhatItIsGiven) {
   spdlog::set_default_logger(std::make_shared<spdlog::logger>(
       "test", std::make_shared<spdlog::sinks::ostream_sink_st>(text)));
   LogBudget budget(1);
-  budget.log(log::Level::warn, "line {} of {}", 1, "three");
-  budget.log(log::Level::warn, "line {} of {}", 2, "three");
+  budget.log(log::Level::warn, {}, "line {} of {}", 1, "three");
+  budget.log(log::Level::warn, {}, "line {} of {}", 2, "three");
   spdlog::set_default_logger(before);
   EXPECT_NE(text.str().find("line 1 of three"), std::string::npos) << text.str();
   EXPECT_EQ(text.str().find("line 2 of three"), std::string::npos) << text.str();

@@ -38,6 +38,12 @@ class Connection {
   wire::Packet ask(wire::Op op, const Body& body) {
     return exchange(request_of(op, body), Patience::limited);
   }
+  // The same of a question without a body.
+  wire::Packet ask(wire::Op op) {
+    wire::RequestHeader header;
+    header.op = op;
+    return exchange(std::as_bytes(std::span(&header, 1)), Patience::limited);
+  }
   // The same of what takes the daemon its time: the answer is waited for without an end.
   template <typename Body>
   wire::Packet ask_patiently(wire::Op op, const Body& body) {

@@ -16,6 +16,7 @@
 #include "tools/faultctl/connection.hpp"
 #include "tools/faultctl/evict.hpp"
 #include "tools/faultctl/query.hpp"
+#include "tools/faultctl/reload.hpp"
 #include "tools/faultctl/table.hpp"
 #include "tools/faultctl/usage.hpp"
 #include "tools/faultctl/wake.hpp"
@@ -119,7 +120,7 @@ constexpr const char* kFooter =
     "SEE ALSO\n  faultlined --help";
 
 struct Command {
-  enum class Kind : std::uint8_t { ask, watch, wake, evict };
+  enum class Kind : std::uint8_t { ask, watch, wake, evict, reload };
   Kind kind{};
   AdminQuery query{};                                    // to ask
   std::string (*show)(const nlohmann::json&) = nullptr;  // the answer
@@ -297,6 +298,10 @@ Question parse(CLI::App& app, int argc, const char* const* argv) {
   CLI::App* const evict =
       add("evict", "take pages of an object out of memory", {Command::Kind::evict});
   evict->footer("Which pages can go, and who may ask: faultctl --help");
+  add("reload", "have the daemon read its settings file again", {Command::Kind::reload})
+      ->footer(
+          "Which settings can change while it runs: faultlined(8). For root and the daemon's own "
+          "user.");
   object.option = evict->add_option(object.name, object.text, "its name or its id");
   evict_words.add_options(*evict);
   for (const Argument* argument : {&pid, &key, &object}) argument->option->type_name("");
@@ -341,6 +346,8 @@ Question parse(CLI::App& app, int argc, const char* const* argv) {
     case Command::Kind::evict:
       question.to_evict = evict_words.meaning(object.text);
       break;
+    case Command::Kind::reload:
+      break;
   }
   if (question.socket_path) check_socket_path(*question.socket_path);
   return question;
@@ -357,6 +364,9 @@ void answer(const Question& question) {
   }
   if (question.command.kind == Command::Kind::evict) {
     return faultline::ctl::evict(paths, question.to_evict, question.as_json);
+  }
+  if (question.command.kind == Command::Kind::reload) {
+    return faultline::ctl::reload(paths, question.as_json);
   }
   const nlohmann::json answer = faultline::ctl::ask(paths, question.to_ask);
   std::cout << (question.as_json ? answer.dump(2) + "\n" : question.command.show(answer));

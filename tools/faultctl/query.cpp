@@ -6,9 +6,7 @@
 
 namespace faultline::ctl {
 
-nlohmann::json ask(const std::vector<std::string>& socket_paths, wire::AdminRequest question) {
-  Connection daemon(socket_paths);
-  const wire::Packet answer = daemon.ask(wire::Op::admin, question);
+nlohmann::json text_of(const wire::Packet& answer) {
   wire::AdminReply body;
   if (answer.fds.size() != 1 || !wire::read_body<wire::ReplyHeader>(answer.bytes, body)) {
     throw Unreachable("the daemon's answer is malformed");
@@ -22,6 +20,11 @@ nlohmann::json ask(const std::vector<std::string>& socket_paths, wire::AdminRequ
     got += static_cast<std::size_t>(n);
   }
   return nlohmann::json::parse(text);
+}
+
+nlohmann::json ask(const std::vector<std::string>& socket_paths, wire::AdminRequest question) {
+  Connection daemon(socket_paths);
+  return text_of(daemon.ask(wire::Op::admin, question));
 }
 
 }  // namespace faultline::ctl

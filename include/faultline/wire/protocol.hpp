@@ -65,6 +65,7 @@ enum class Op : std::uint16_t {
   open_frames = 27,
   evict = 28,
   discard = 29,
+  reload = 30,
 };
 
 struct RequestHeader {
@@ -340,6 +341,9 @@ struct AdminRequest {
 struct AdminReply {  // + a sealed memfd that holds the JSON text
   std::uint64_t json_bytes = 0;
 };
+
+// reload: without a body. The daemon reads its settings file again; answered by AdminReply, with
+// what has changed, when that is in force. For root and the daemon's own user.
 
 // Wakes from outside, for rescue: whoever waits for the word by that key, first those whose page is
 // in no memory.

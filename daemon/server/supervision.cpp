@@ -1,0 +1,68 @@
+#include "daemon/server/supervision.hpp"
+
+#include <algorithm>
+
+#include "daemon/server/service_manager.hpp"
+
+namespace faultline::server {
+
+namespace {
+
+std::int64_t ms(std::chrono::steady_clock::duration duration) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(duration).count();
+}
+
+}  // namespace
+
+void Supervision::start() {
+  if (!service_manager::listens()) return;
+  const auto within = service_manager::watchdog();
+  watched_ = within.has_value();
+  every_ =
+      watched_ ? std::min<std::chrono::microseconds>(*within / kTicks, kStatusEvery) : kStatusEvery;
+  tick();
+}
+
+void Supervision::stop() {
+  clock_.cancel();
+}
+
+void Supervision::tick() {
+  if (std::string text = sources_.status(); text != last_status_) {
+    service_manager::status(text);
+    last_status_ = std::move(text);
+  }
+  if (watched_ && all_go_round()) service_manager::alive();
+  clock_.expires_after(every_);
+  clock_.async_wait([this](const boost::system::error_code& error) {
+    if (!error) tick();
+  });
+}
+
+bool Supervision::all_go_round() {
+  const auto now = kernel::Pulse::Clock::now();
+  bool all = true;
+  for (const kernel::WatchedThread& worker : sources_.workers()) {
+    const auto overdue = worker.pulse->overdue(now);
+    worker.pulse->ask(now);
+    // Asked at the last tick, a moment before it or after it.
+    if (!overdue || *overdue < every_ + every_ / 2) continue;
+    if (worker.pulse->held_up_by_client()) {
+      log_.log(log::Level::warn, {.uid = worker.uid},
+               "{} has been held up by a client of uid {} for {} ms, who has its memory map",
+               worker.pulse->name(), worker.uid, ms(*overdue));
+      continue;
+    }
+    all = false;
+    if (!std::exchange(stuck_, true)) {
+      log::line(log::Level::critical, {.uid = worker.uid},
+                "{} (thread {}) has not gone round its loop for {} ms: the service manager is not "
+                "told that all is well",
+                worker.pulse->name(), worker.pulse->thread(), ms(*overdue));
+    }
+  }
+  if (all && std::exchange(stuck_, false)) log::info("all workers go round their loops again");
+  return all;
+}
+
+}  // namespace faultline::server

@@ -1,0 +1,37 @@
+#include "tools/faultctl/reload.hpp"
+
+#include <fmt/format.h>
+
+#include <iostream>
+
+#include "tools/faultctl/connection.hpp"
+#include "tools/faultctl/query.hpp"
+
+namespace faultline::ctl {
+
+namespace {
+
+std::string to_text(const nlohmann::json& reload) {
+  std::string text;
+  const auto add = [&text](const nlohmann::json& change, const char* words) {
+    text += fmt::format("{} = {}, {} {}\n", change["setting"].get<std::string>(),
+                        change["to"].get<std::string>(), words, change["from"].get<std::string>());
+  };
+  for (const auto& change : reload["changed"]) add(change, "was");
+  for (const auto& change : reload["takes_a_restart"]) add(change, "takes a restart; it stays");
+  if (text.empty()) {
+    text = "nothing has changed in " + reload["settings_file"].get<std::string>() + "\n";
+  }
+  return text;
+}
+
+}  // namespace
+
+void reload(const std::vector<std::string>& socket_paths, bool as_json) {
+  Connection daemon(socket_paths);
+  const nlohmann::json answer = text_of(daemon.ask(wire::Op::reload));
+  std::cout << (as_json ? answer.dump(2) + "\n" : to_text(answer["reload"]));
+  if (!std::cout.flush()) throw Refused("writing the answer failed");
+}
+
+}  // namespace faultline::ctl
