@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/capability.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
@@ -12,6 +13,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <optional>
@@ -263,11 +265,27 @@ Finding check_memfd() {
           "mount /proc, and allow memfd_create in the seccomp profile"};
 }
 
+// /proc/PID/pagemap is its owner's alone: proc(5).
+bool may_read_others_files() {
+  std::ifstream in("/proc/self/status");
+  for (std::string line; std::getline(in, line);) {
+    if (!line.starts_with("CapEff:")) continue;
+    const std::uint64_t capabilities = std::strtoull(line.c_str() + 7, nullptr, 16);
+    return (capabilities & (std::uint64_t{1} << CAP_DAC_READ_SEARCH)) != 0;
+  }
+  return false;
+}
+
 Finding check_pagemap() {
   const auto pages = PageMap::open(::getpid(), 0);
   const auto scanned =
       pages ? pages->scan(Vaddr{0}, ByteCount{4096})
             : Result<ResidentPages>(fail(pages.error().code(), pages.error().attempted()));
+  if (scanned && !may_read_others_files()) {
+    return {"PAGEMAP_SCAN", Verdict::degraded,
+            "no CAP_DAC_READ_SEARCH: bytes in memory are shown as 0 for processes of other users",
+            "run as root, or give the daemon CAP_DAC_READ_SEARCH, where it is to serve others"};
+  }
   if (scanned) return {"PAGEMAP_SCAN", Verdict::ok, "tried", ""};
   return {"PAGEMAP_SCAN", Verdict::degraded,
           scanned.error().message() + ": resident bytes are shown as 0",

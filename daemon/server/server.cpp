@@ -291,7 +291,10 @@ void Server::stop() {
   service_manager::stopping();
   supervision_.stop();
   socket_file_.remove();
-  hang_up(kernel::ForeignFd{listener_.release()});
+  kernel::ForeignFd listener{listener_.release()};
+  // The manager's stays open, and who connects from here on waits there for the next daemon: a
+  // shutdown(2) would be of its socket too.
+  if (!inherited_) hang_up(std::move(listener));
   accept_pause_.cancel();
   pin_clock_.cancel();
   for (const Sessions& sessions : {served_, refused_}) {  // copies: closing takes them out

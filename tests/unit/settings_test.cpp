@@ -118,5 +118,42 @@ TEST(Settings, CompletingRefusesWhatCannotWork) {
   EXPECT_FALSE(refused([](Settings&) {}));
 }
 
+// All that can be set, to something else.
+Settings all_other() {
+  Settings other;
+  other.socket_path = "/x/y";
+  other.socket_mode = 0600;
+  other.socket_group = "root";
+  other.workers = 7;
+  other.max_object_bytes = 1 << 20;
+  other.max_objects = 11;
+  other.max_sessions = 12;
+  other.max_sessions_per_user = 13;
+  other.max_spaces_per_user = 14;
+  other.max_pinned_per_process = 1 << 21;
+  other.max_pinned_per_user = 1 << 22;
+  other.max_pinned = 1 << 23;
+  other.swap_file = "/tmp";
+  other.swap_bytes = 1 << 24;
+  other.log_level = "debug";
+  return other;
+}
+
+TEST(Settings, ASettingIsEitherTakenOverOrSaidToTakeARestart) {
+  Settings now;
+  Settings wanted = all_other();
+  ASSERT_TRUE(complete(now));
+  ASSERT_TRUE(complete(wanted));
+  const auto changed = changes(now, wanted);
+  EXPECT_EQ(changed.size(), shown(now).size()) << "all_other() leaves one out";
+  for (const ChangedSetting& left : changes(taken_over(now, wanted), wanted)) {
+    EXPECT_FALSE(left.live) << left.name;
+  }
+  for (const ChangedSetting& taken : changes(now, taken_over(now, wanted))) {
+    EXPECT_TRUE(taken.live) << taken.name;
+  }
+  EXPECT_TRUE(changes(now, now).empty());
+}
+
 }  // namespace
 }  // namespace faultline::server
