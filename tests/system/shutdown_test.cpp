@@ -137,28 +137,16 @@ TEST(Shutdown, SignalsOnTheWayOutChangeNothing) {
 }
 
 TEST(Shutdown, OfATerminalIsAsOrderly) {
-  (void)::signal(SIGHUP, SIG_DFL);  // the test itself may run under nohup(1)
-  for (const int signal : {SIGHUP, SIGQUIT}) {
-    Daemon daemon;
-    const Client client = connect(daemon.socket());
-    const PatternFile file(8 * kPage);
-    const auto shared = map(create_from(client, file.fd()), 8 * kPage, FL_MAP_SHARED);
-    ::kill(daemon.pid(), signal);
-    EXPECT_TRUE(eventually([&] { return !std::filesystem::exists(daemon.socket()); }));
-    const int status = daemon.stop();
-    EXPECT_TRUE(Outcome{status}.exited(0)) << ::strsignal(signal) << ": " << Outcome{status};
-    EXPECT_TRUE(in_child([&] { return touch(shared[7 * kPage]); }).killed_by(SIGBUS))
-        << "never zeroes where the file has content";
-  }
-}
-
-TEST(Shutdown, UnderNohupComesFromNoTerminal) {
-  const auto before = ::signal(SIGHUP, SIG_IGN);
   Daemon daemon;
-  (void)::signal(SIGHUP, before);
-  ::kill(daemon.pid(), SIGHUP);
   const Client client = connect(daemon.socket());
-  EXPECT_NE(daemon.ask(wire::AdminQuery::status), nlohmann::json());
+  const PatternFile file(8 * kPage);
+  const auto shared = map(create_from(client, file.fd()), 8 * kPage, FL_MAP_SHARED);
+  ::kill(daemon.pid(), SIGQUIT);
+  EXPECT_TRUE(eventually([&] { return !std::filesystem::exists(daemon.socket()); }));
+  const int status = daemon.stop();
+  EXPECT_TRUE(Outcome{status}.exited(0)) << Outcome{status};
+  EXPECT_TRUE(in_child([&] { return touch(shared[7 * kPage]); }).killed_by(SIGBUS))
+      << "never zeroes where the file has content";
 }
 
 // A directory of the test's own, for daemons that come to nothing or are not the harness's.
