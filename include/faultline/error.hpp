@@ -12,8 +12,10 @@ namespace faultline {
 // code() is the errno in std::generic_category; what() tells what was attempted, on what, and why.
 class error : public std::system_error {
  public:
+  // The errno, and what what() is to say; the text is copied.
   error(int code, const char* text)
       : std::system_error(code, std::generic_category()), text_(text) {}
+  // Valid as long as this.
   [[nodiscard]] const char* what() const noexcept override { return text_.c_str(); }
 
  private:

@@ -11,6 +11,12 @@
  * file behind it raises SIGSEGV, and what was open fails with ESTALE. The library is not usable in
  * the child of a vfork(2), nor from a signal handler. No function is a cancellation point of
  * pthread_cancel(3).
+ *
+ * Ranges: fl_protect, fl_discard, fl_remap, fl_advise and fl_populate change mappings, or parts of
+ * them: any whole pages that fl_map mapped, of several mappings at once where it is not said
+ * otherwise. "EINVAL the range" stands for: zero, or cutting a page of the object, or not all
+ * mapped by fl_map, or not inherited by this fork child (docs/limits.md). What the plain system
+ * calls do instead stands in docs/api.md.
  */
 #ifndef FAULTLINE_FAULTLINE_H
 #define FAULTLINE_FAULTLINE_H
@@ -22,6 +28,7 @@
 extern "C" {
 #endif
 
+/* Marks what the library exports. */
 #if defined(__GNUC__)
 #define FL_API __attribute__((visibility("default")))
 #else
@@ -55,10 +62,9 @@ FL_API int fl_connect(const char* socket_path, fl_client** client);
  * gone; mappings stay valid and served. NULL is allowed. */
 FL_API int fl_disconnect(fl_client* client);
 
-/* How an object is to be made. Set struct_size to sizeof(fl_object_spec) and what is unused to 0.
- */
+/* How an object is to be made. What is unused is 0. */
 typedef struct fl_object_spec {
-  size_t struct_size;
+  size_t struct_size; /* sizeof(fl_object_spec) */
   /* 1 to FL_NAME_MAX of the bytes A-Z a-z 0-9 . _ : @ + - and not a leading dot; NULL for an
    * anonymous object, which lives as long as it is open or mapped. A named one lives until it is
    * unlinked too. */
@@ -83,6 +89,7 @@ typedef struct fl_object_spec {
   uint32_t page_size;
 } fl_object_spec;
 
+/* The object's content is that of fl_object_spec.file_fd, from file_offset on. */
 #define FL_FROM_FILE (1u << 0)
 /* Raw futex(2) users of the object's words and fl_wake need not wake each other: fl_wake makes no
  * system call where nobody waits. Who waits by fl_wait or a primitive of faultline/sync.hpp is
@@ -97,27 +104,30 @@ typedef struct fl_object_spec {
  * has not so many pages of 2 MiB left. */
 FL_API int fl_object_create(fl_client* client, const fl_object_spec* spec, fl_object** object);
 
-#define FL_READ_ONLY 1u
-#define FL_READ_WRITE 2u
+#define FL_READ_ONLY 1u  /* fl_object_open: to be read */
+#define FL_READ_WRITE 2u /* fl_object_open: to be read and written */
 
 /* Opens a named object. A read-only opener gets a descriptor through which the kernel refuses
  * writing. Errors: EINVAL; ENOENT no such object; EACCES not allowed by its owner and mode. */
 FL_API int fl_object_open(fl_client* client, const char* name, uint32_t access, fl_object** object);
 
+/* What fl_object_stat tells of an object, as of now. */
 typedef struct fl_object_info {
-  uint64_t id;
-  uint64_t size;           /* bytes, whole pages */
-  uint64_t content_size;   /* bytes asked for at creation */
-  uint64_t resident_bytes; /* in memory now, in all processes once */
-  uint32_t page_size;      /* bytes */
-  uint32_t uid;            /* owner */
-  uint32_t mode;
-  uint32_t open_handles; /* in all address spaces */
-  uint32_t linked;       /* 1 while the name can be opened */
-  uint32_t from_file;    /* 1 with a file behind it */
-  char name[FL_NAME_MAX + 1];
+  uint64_t id;                /* no other object of this daemon's has it, or will */
+  uint64_t size;              /* bytes, whole pages */
+  uint64_t content_size;      /* bytes asked for at creation */
+  uint64_t resident_bytes;    /* in memory now, in all processes once */
+  uint32_t page_size;         /* bytes */
+  uint32_t uid;               /* owner */
+  uint32_t mode;              /* permission bits */
+  uint32_t open_handles;      /* in all address spaces */
+  uint32_t linked;            /* 1 while the name can be opened */
+  uint32_t from_file;         /* 1 with a file behind it */
+  char name[FL_NAME_MAX + 1]; /* empty where it is anonymous */
 } fl_object_info;
 
+/* Tells of an object. Blocks for the daemon's answer. Errors: EINVAL a null argument; EPIPE the
+ * daemon is gone; ESTALE opened before a fork, with a daemon that is not told of forks. */
 FL_API int fl_object_stat(fl_object* object, fl_object_info* info);
 
 /* Takes the name away; the object lives on while it is open or mapped.
@@ -169,13 +179,9 @@ FL_API int fl_map(fl_object* object, uint64_t offset, size_t length, uint32_t fl
  * fl_map; ENOMEM the process has no mappings left for the rest on either side. */
 FL_API int fl_unmap(fl_client* client, void* address, size_t length);
 
-/* The functions from here to fl_populate change mappings, or parts of them: any whole pages that
- * fl_map mapped, of several mappings at once where it is not said otherwise. "EINVAL the range"
- * stands for: zero, or cutting a page of the object, or not all mapped by fl_map, or not inherited
- * by this fork child
- * (limits.md). What the plain system calls do instead stands in docs/api.md. */
+/* --- changing what is mapped; see "Ranges" above */
 
-#define FL_PROTECT_WRITE (1u << 0)
+#define FL_PROTECT_WRITE (1u << 0) /* fl_protect: storing too */
 
 /* Changes what may be done with a range: reading (flags 0), or reading and writing
  * (FL_PROTECT_WRITE). Pages stay what they are, private ones included. Errors: EINVAL the range,
@@ -243,10 +249,9 @@ FL_API int fl_remap(fl_client* client, void* old_address, size_t old_length, siz
  * where pages stay. */
 FL_API int fl_advise(fl_client* client, void* address, size_t length, uint32_t advice);
 
-#define FL_POPULATE_WRITE                                                    \
-  (1u << 0) /* for writing: private pages are copied now, or, where they are \
-              mapped already, by the kernel at the first write; shared pages \
-              of a file count as stored to */
+/* For writing: private pages are copied now, or, where they are mapped already, by the kernel at
+ * the first write; shared pages of a file count as stored to. */
+#define FL_POPULATE_WRITE (1u << 0)
 
 /* Makes a range resident and maps it, so that using it raises no fault until something takes pages
  * away. Blocks until that is done. Errors: those of fl_populate_start and fl_job_wait. */
@@ -271,16 +276,17 @@ FL_API int fl_populate_start(fl_client* client, void* address, size_t length, ui
  * gone; fl_job_wait does. */
 FL_API int fl_job_fd(const fl_job* job);
 
+/* How far a job is. Pages are counted by 4 KiB, also where they are larger. */
 typedef struct fl_progress {
-  uint64_t
-      pages_wanted; /* the whole range; all three in pages of 4 KiB, also where they are larger */
+  uint64_t pages_wanted; /* the whole range */
   uint64_t pages_done;   /* resident and mapped */
   uint64_t pages_failed; /* could not be had */
   uint32_t ended;        /* 1 when nothing more will be done */
   int32_t error;         /* 0, or what fl_job_wait returns */
 } fl_progress;
 
-/* Errors: ESTALE the job is that of the process that forked this one; EPIPE the daemon is gone. */
+/* Tells how far a job is. Does not block for its pages. Errors: EINVAL a null argument; ESTALE the
+ * job is that of the process that forked this one; EPIPE the daemon is gone. */
 FL_API int fl_job_progress(fl_job* job, fl_progress* progress);
 
 /* Blocks until the job has ended; other threads can use the library meanwhile. Any number of
@@ -296,9 +302,9 @@ FL_API int fl_job_free(fl_job* job);
 
 /* Counters since the mapping was made, or since the process was first seen; bytes as of now. */
 typedef struct fl_stats {
-  uint64_t start;  /* address of the mapping; 0 for a process */
-  uint64_t length; /* bytes mapped */
-  uint64_t mappings;
+  uint64_t start;          /* address of the mapping; 0 for a process */
+  uint64_t length;         /* bytes mapped */
+  uint64_t mappings;       /* how many they are */
   uint64_t resident_bytes; /* shared_bytes + private_bytes */
   uint64_t shared_bytes;   /* pages of the object */
   uint64_t private_bytes;  /* pages of this process alone */
@@ -314,9 +320,11 @@ typedef struct fl_stats {
   uint64_t poisoned_pages; /* pages that could not be supplied: SIGBUS */
 } fl_stats;
 
-/* Of the mapping that holds the address. Errors: ENOENT no mapping of the daemon's there. */
+/* Tells of the mapping that holds the address. Blocks for the daemon's answer. Errors: EINVAL a
+ * null argument; ENOENT no mapping of the daemon's there; EPIPE the daemon is gone. */
 FL_API int fl_mapping_stats(fl_client* client, const void* address, fl_stats* stats);
-/* Of this process. */
+/* Tells of this process: all of its mappings together. Blocks for the daemon's answer. Errors:
+ * EINVAL a null argument; EPIPE the daemon is gone. */
 FL_API int fl_process_stats(fl_client* client, fl_stats* stats);
 
 #ifdef __cplusplus

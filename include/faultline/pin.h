@@ -35,11 +35,11 @@ extern "C" {
 typedef struct fl_pinned {
   void* address;   /* of the first page */
   size_t length;   /* bytes, whole pages */
-  uint64_t ledger; /* from here on the library's own */
-  uint32_t first;
-  uint32_t parts;
-  uint32_t use;
-  uint32_t flags;
+  uint64_t ledger; /* the library's own, as what follows */
+  uint32_t first;  /* the library's own */
+  uint32_t parts;  /* the library's own */
+  uint32_t use;    /* the library's own */
+  uint32_t flags;  /* the library's own */
 } fl_pinned;
 
 /* Pins every page that [address, address + length) touches, as mlock(2) takes a range: neither need
@@ -67,7 +67,7 @@ FL_API int fl_pin_state(const fl_pinned* pinned);
  * the object reaches the same memory: by its name (fl_object_info.name), which the id does not tell
  * and an anonymous object has not. */
 typedef struct fl_pin_run {
-  void* address;
+  void* address;      /* of its first page, in this process */
   size_t length;      /* bytes */
   uint64_t object_id; /* fl_object_info.id */
   uint64_t offset;    /* in the object, bytes */

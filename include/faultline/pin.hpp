@@ -20,8 +20,10 @@
 
 namespace faultline {
 
+// What pages are pinned for, by this process or through it, see FL_PIN_WRITE.
 enum class pin_for : std::uint32_t { reading = 0, writing = FL_PIN_WRITE };
 
+// Whether a pin holds, and if not, why.
 enum class pin_state {
   held,
   unmapped,       // what was pinned is, or a part of it was moved away
@@ -40,6 +42,7 @@ class pin {
         fl_pin(bytes.data(), bytes.size(), static_cast<std::uint32_t>(what), &pinned_);
     if (result != 0) throw error(-result, fl_last_error());
   }
+  // The same of elements: every page that they touch.
   template <typename T, std::size_t kExtent>
   explicit pin(std::span<T, kExtent> elements, pin_for what = pin_for::reading)
       : pin(std::as_bytes(elements), what) {}
@@ -53,7 +56,9 @@ class pin {
     if (result != 0) throw error(-result, fl_last_error());
     return made;
   }
+  // The other is none afterwards.
   pin(pin&& other) noexcept : pinned_(std::exchange(other.pinned_, {})) {}
+  // Ends this one; the other is none afterwards.
   pin& operator=(pin&& other) noexcept {
     if (this != &other) {
       (void)release();
@@ -70,10 +75,12 @@ class pin {
     if (!*this) return pin_state::held;
     return to_state(fl_unpin(&pinned_));
   }
+  // Whether it still holds. Does not block. Of none: held.
   [[nodiscard]] pin_state state() const noexcept {
     return *this ? to_state(fl_pin_state(&pinned_)) : pin_state::held;
   }
 
+  // Whether there is one, also where it holds nothing any more.
   explicit operator bool() const noexcept { return pinned_.parts != 0; }
   // The whole pages.
   [[nodiscard]] std::span<std::byte> bytes() const noexcept {
@@ -101,6 +108,7 @@ class pin {
     }
     return vectors;
   }
+  // For the functions of pin.h; it stays this one's.
   [[nodiscard]] const fl_pinned& get() const noexcept { return pinned_; }
 
  private:
@@ -137,9 +145,11 @@ class pin_job {
     job_.reset(started);
   }
 
+  // Whether there is one.
   explicit operator bool() const noexcept { return job_ != nullptr; }
   // Readable when it has ended, see fl_job_fd; it stays the library's.
   [[nodiscard]] int fd() const noexcept { return fl_job_fd(job_.get()); }
+  // How far it is, see fl_job_progress.
   [[nodiscard]] fl_progress progress() const {
     fl_progress progress{};
     const int result = fl_job_progress(job_.get(), &progress);

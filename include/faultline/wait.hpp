@@ -24,6 +24,7 @@
 
 namespace faultline {
 
+// What a wait came to.
 enum class wait_result {
   woken,
   value_changed,  // the word did not hold what was expected
@@ -128,6 +129,7 @@ template <waitable T>
 int wake(const std::atomic<T>& word, int count = 1, wait_bits bits = wait_bits::any) {
   return detail::counted(fl_wake_bitset(&word, count, static_cast<std::uint32_t>(bits)));
 }
+// Wakes all who wait for the word. Returns how many.
 template <waitable T>
 int wake_all(const std::atomic<T>& word, wait_bits bits = wait_bits::any) {
   return wake(word, INT_MAX, bits);
@@ -158,8 +160,9 @@ template <waitable T>
   return {&word, detail::wait_bytes(expected), detail::wait_size<T>(), 0};
 }
 
+// What a wait for any of several words came to.
 struct any_result {
-  wait_result result{};
+  wait_result result{};   // how it ended
   std::size_t index = 0;  // of the word that was woken
   friend bool operator==(const any_result&, const any_result&) = default;
 };
@@ -173,15 +176,18 @@ inline any_result wait_any(std::span<const fl_waiter> words, const timespec* tim
 }
 }  // namespace detail
 
+// Waits until one of the words is woken, unless one does not hold what is expected. Blocks.
 [[nodiscard]] inline any_result wait_any(std::span<const fl_waiter> words) {
   return detail::wait_any(words, nullptr, 0);
 }
+// For at most so long.
 template <typename Rep, typename Period>
 [[nodiscard]] any_result wait_any_for(std::span<const fl_waiter> words,
                                       std::chrono::duration<Rep, Period> at_most) {
   const timespec timeout = detail::to_timespec(at_most);
   return detail::wait_any(words, &timeout, 0);
 }
+// Until then: a time of steady_clock, or of system_clock, which may be set meanwhile.
 template <detail::waitable_clock Clock, typename Duration>
 [[nodiscard]] any_result wait_any_until(std::span<const fl_waiter> words,
                                         std::chrono::time_point<Clock, Duration> then) {

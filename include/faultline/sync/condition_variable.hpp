@@ -32,6 +32,7 @@ namespace faultline {
 template <typename Platform>
 class basic_condition_variable {
  public:
+  // How the mutex is held by those who wait.
   using lock_type = std::unique_lock<basic_mutex<Platform>>;
 
   constexpr basic_condition_variable() noexcept = default;
@@ -39,12 +40,15 @@ class basic_condition_variable {
   basic_condition_variable& operator=(const basic_condition_variable&) = delete;
   ~basic_condition_variable() = default;
 
+  // Until it is notified, or without.
   void wait(lock_type& lock) { (void)wait(lock, sync::deadline{}); }
+  // Until the predicate, asked with the mutex locked, holds.
   template <typename Predicate>
   void wait(lock_type& lock, Predicate predicate) {
     while (!predicate()) wait(lock);
   }
 
+  // For at most so long.
   template <typename Rep, typename Period>
   std::cv_status wait_for(lock_type& lock, std::chrono::duration<Rep, Period> at_most) {
     return status(wait(lock, sync::deadline::after(at_most)));
@@ -67,8 +71,9 @@ class basic_condition_variable {
     return wait(lock, sync::deadline(then), predicate);
   }
 
-  // As event_count's.
+  // One who waits, as event_count's.
   void notify_one() { event_.notify_one(); }
+  // All who wait, as event_count's.
   void notify_all() { event_.notify_all(); }
 
  private:
@@ -104,6 +109,7 @@ class basic_condition_variable {
   basic_event_count<Platform> event_;
 };
 
+// 8 bytes; those of zeroes are one that nobody waits for.
 using condition_variable = basic_condition_variable<sync::library>;
 
 static_assert(sizeof(condition_variable) == 8 && std::is_standard_layout_v<condition_variable>);

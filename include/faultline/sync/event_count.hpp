@@ -36,10 +36,11 @@
 
 namespace faultline {
 
+// What threads of several processes wait at until others have made a condition true.
 template <typename Platform>
 class basic_event_count {
  public:
-  // An epoch.
+  // What prepare_wait() noted: an epoch.
   class key {
     friend class basic_event_count;
     explicit key(std::uint32_t epoch) noexcept : epoch_(epoch) {}
@@ -51,12 +52,14 @@ class basic_event_count {
   basic_event_count& operator=(const basic_event_count&) = delete;
   ~basic_event_count() = default;
 
-  // Each is followed by one cancel_wait() or wait*() of the same thread.
+  // Begins a wait: look at the condition after it. Each is followed by one cancel_wait() or wait*()
+  // of the same thread.
   [[nodiscard]] key prepare_wait() noexcept {
     waiters_.fetch_add(1, std::memory_order_relaxed);
     sync::full_fence(waiters_);
     return key{epoch_.load(std::memory_order_acquire)};
   }
+  // Gives a wait up, because the condition was true.
   void cancel_wait() noexcept { waiters_.fetch_sub(1, std::memory_order_relaxed); }
 
   // Blocks until it is notified. Throws error: as fl_robust_begin and fl_wait; ENOLCK the thread
@@ -73,9 +76,10 @@ class basic_event_count {
     return wait(since, sync::deadline(then));
   }
 
-  // One who waits, or all. Do not block. Throw, where somebody waits, error as fl_robust_begin;
-  // ENOLCK the thread holds FL_ROBUST_MAX locks.
+  // One who waits. Does not block. Throws, where somebody waits, error as fl_robust_begin; ENOLCK
+  // the thread holds FL_ROBUST_MAX locks.
   void notify_one() { notify(1); }
+  // All who wait, as notify_one().
   void notify_all() { notify(sync::kEverybody); }
 
  private:
@@ -137,6 +141,7 @@ class basic_event_count {
   sync::word waiters_{0};
 };
 
+// 8 bytes; those of zeroes are one that nobody waits at.
 using event_count = basic_event_count<sync::library>;
 
 static_assert(sizeof(event_count) == 8 && std::is_standard_layout_v<event_count>);

@@ -223,6 +223,7 @@ class basic_mutex {
   sync::word word_{0};
 };
 
+// 4 bytes; those of zeroes are one that is free.
 using mutex = basic_mutex<sync::library>;
 
 static_assert(sizeof(mutex) == 4 && std::is_standard_layout_v<mutex>);

@@ -41,6 +41,7 @@ namespace faultline {
 template <typename Platform>
 class basic_semaphore {
  public:
+  // The most that it counts.
   static constexpr std::uint32_t max() noexcept { return kCount; }
 
   constexpr basic_semaphore() noexcept = default;
@@ -56,6 +57,7 @@ class basic_semaphore {
   void acquire() {
     if (!try_acquire()) (void)acquire_until({});
   }
+  // False where the count is 0.
   bool try_acquire() noexcept {
     std::uint32_t seen = word_.load(std::memory_order_relaxed);
     return take(seen, 0);
@@ -137,6 +139,7 @@ class basic_semaphore {
   sync::word word_{0};
 };
 
+// 4 bytes; those of zeroes are one with a count of 0.
 using semaphore = basic_semaphore<sync::library>;
 
 static_assert(sizeof(semaphore) == 4 && std::is_standard_layout_v<semaphore>);
