@@ -17,7 +17,7 @@ from markdown import heading_anchors, outside_code  # noqa: E402
 NAMES_A_SCOPE = re.compile(r"\b(namespace|class|struct|union|enum|extern)\b")
 STRING = re.compile(r'"(\\.|[^"\\])*"|\'(\\.|[^\'\\])+\'')
 LEFT_OUT = re.compile(r"= (delete|default);\s*$")
-KEEPS = re.compile(r"\\$")
+GOES_ON = re.compile(r"\\$")
 
 
 class Braces:
@@ -122,7 +122,7 @@ def header(lines):
                         break
                     out[j] = ""
             braces.read(code)
-        directive = (directive or stripped.startswith("#")) and bool(KEEPS.search(line))
+        directive = (directive or stripped.startswith("#")) and bool(GOES_ON.search(line))
         i += 1
     return out
 
@@ -167,4 +167,5 @@ def main():
     sys.stdout.write("\n".join(out))
 
 
-main()
+if __name__ == "__main__":
+    main()
