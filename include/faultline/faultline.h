@@ -5,6 +5,10 @@
  * daemon. Lengths and offsets are bytes and must be multiples of the object's page size. The
  * functions follow mmap(2), shm_open(3) and userfaultfd(2) where this page is silent.
  *
+ * Errors, besides those that stand at a function: EINVAL a null argument where none is allowed;
+ * ENOMEM; and, of functions that ask the daemon, EPIPE it is gone, and EMFILE no descriptor is left
+ * for its answer.
+ *
  * Fork: a child inherits every mapping, object and client handle. Its faults are served from its
  * first instruction on; its first call into this library connects it to the daemon. From a daemon
  * without CAP_SYS_PTRACE (`faultlined --check`) it inherits less: a mapping of an object with a
@@ -43,11 +47,11 @@ typedef struct fl_object fl_object;
 /* The longest object name, in bytes, without the terminating zero. */
 #define FL_NAME_MAX 128
 
-/* "MAJOR.MINOR.PATCH" of the library. Never NULL; static. */
+/* "MAJOR.MINOR.PATCH" of the library. Never NULL; static. Does not block. */
 FL_API const char* fl_version(void);
 
 /* What the last failed call of this thread attempted, on what, and why. Never NULL; valid until
- * this thread's next call into the library. Empty when nothing has failed. */
+ * this thread's next call into the library. Empty when nothing has failed. Does not block. */
 FL_API const char* fl_last_error(void);
 
 /* Connects to the daemon at socket_path. NULL: $FAULTLINE_SOCKET, else the user's own daemon
@@ -59,7 +63,7 @@ FL_API const char* fl_last_error(void);
 FL_API int fl_connect(const char* socket_path, fl_client** client);
 
 /* Gives the handle back. The connection itself ends when its last handle, object and mapping is
- * gone; mappings stay valid and served. NULL is allowed. */
+ * gone; mappings stay valid and served. NULL is allowed. Does not fail. */
 FL_API int fl_disconnect(fl_client* client);
 
 /* How an object is to be made. What is unused is 0. */
@@ -96,19 +100,20 @@ typedef struct fl_object_spec {
  * woken all the same. */
 #define FL_COUNTED_WAITS (1u << 1)
 
-/* Makes an object and opens it for reading and writing.
- * Errors: EINVAL a struct_size that is not sizeof(fl_object_spec), size 0, a size beyond the end of
- * the file, a mode beyond 0777, an unknown flag, a bad name, offset or page size; EEXIST the name
- * is taken; EFBIG larger than the daemon allows; EBADF file_fd is not open for reading; ENODEV it
- * is not a regular file; EUSERS a limit of the daemon's is reached; ENOMEM, also where the machine
- * has not so many pages of 2 MiB left. */
+/* Makes an object and opens it for reading and writing. The handle is the caller's, until
+ * fl_object_close. Errors: EINVAL a struct_size that is not sizeof(fl_object_spec), size 0, a size
+ * beyond the end of the file, a mode beyond 0777, an unknown flag, a bad name, offset or page size;
+ * EEXIST the name is taken; EFBIG larger than the daemon allows; EBADF file_fd is not open for
+ * reading; ENODEV it is not a regular file; EUSERS a limit of the daemon's is reached; ENOMEM, also
+ * where the machine has not so many pages of 2 MiB left. */
 FL_API int fl_object_create(fl_client* client, const fl_object_spec* spec, fl_object** object);
 
 #define FL_READ_ONLY 1u  /* fl_object_open: to be read */
 #define FL_READ_WRITE 2u /* fl_object_open: to be read and written */
 
 /* Opens a named object. A read-only opener gets a descriptor through which the kernel refuses
- * writing. Errors: EINVAL; ENOENT no such object; EACCES not allowed by its owner and mode. */
+ * writing. The handle is the caller's, until fl_object_close. Errors: EINVAL no name that an object
+ * can have, another access; ENOENT no such object; EACCES not allowed by its owner and mode. */
 FL_API int fl_object_open(fl_client* client, const char* name, uint32_t access, fl_object** object);
 
 /* What fl_object_stat tells of an object, as of now. */
@@ -130,8 +135,8 @@ typedef struct fl_object_info {
  * daemon is gone; ESTALE opened before a fork, with a daemon that is not told of forks. */
 FL_API int fl_object_stat(fl_object* object, fl_object_info* info);
 
-/* Takes the name away; the object lives on while it is open or mapped.
- * Errors: ENOENT; EACCES neither the owner nor root. */
+/* Takes the name away; the object lives on while it is open or mapped. Errors: EINVAL no name that
+ * an object can have; ENOENT no such object; EACCES neither the owner nor root. */
 FL_API int fl_object_unlink(fl_client* client, const char* name);
 
 /* Closes the handle; mappings of the object stay. NULL is allowed. Errors: EPIPE the daemon is
@@ -142,7 +147,8 @@ FL_API int fl_object_close(fl_object* object);
 /* The object's memfd, read-only where the object was opened so; it stays the library's. Its file
  * position is shared by all who opened the object: use pread(2) and pwrite(2). A page that nobody
  * touched yet reads zero through it, and what is written to such a page of an object with a file
- * behind it is replaced by the file's content at the first touch. */
+ * behind it is replaced by the file's content at the first touch. Does not block, and fails for
+ * NULL alone. */
 FL_API int fl_object_fd(const fl_object* object);
 
 #define FL_MAP_SHARED (1u << 0)  /* stores are seen by all, through any mapping */
@@ -273,7 +279,7 @@ FL_API int fl_populate_start(fl_client* client, void* address, size_t length, ui
 
 /* An eventfd that is readable from when the job has ended, for poll(2) and its kin: neither read
  * nor write it. It stays the library's, until fl_job_free. It does not tell that the daemon is
- * gone; fl_job_wait does. */
+ * gone; fl_job_wait does. Does not block, and fails for NULL alone. */
 FL_API int fl_job_fd(const fl_job* job);
 
 /* How far a job is. Pages are counted by 4 KiB, also where they are larger. */
