@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Fails where a link in a Markdown page leads nowhere: a file that is not there, or an anchor that no heading of it
-has. Links to other sites are not followed.
+has; and where a page of docs/ is not in its index, docs/README.md. Links to other sites are not followed.
 
 Usage: links.py DIRECTORY      every *.md below it that is not in build/ or hidden
 """
@@ -37,6 +37,17 @@ def broken_links(path, anchors):
                 yield number, target, "no such heading there"
 
 
+def not_in_index(root):
+    """The pages beside docs/README.md that it does not link."""
+    index = root / "docs/README.md"
+    if not index.exists():
+        return
+    linked = {target.partition("#")[0] for target in LINK.findall(index.read_text(encoding="utf-8"))}
+    for page in sorted(index.parent.glob("*.md")):
+        if page != index and page.name not in linked:
+            yield page.name
+
+
 def check(root):
     """The complaints about all pages below a directory, and how many pages there are."""
     known = {}
@@ -52,6 +63,7 @@ def check(root):
         count += 1
         complaints += [f"{path.relative_to(root)}:{line}: {target}: {why}"
                        for line, target, why in broken_links(path, anchors)]
+    complaints += [f"docs/README.md: {name} is not linked there" for name in not_in_index(root)]
     return complaints, count
 
 

@@ -31,6 +31,15 @@ class Links(unittest.TestCase):
         self.assertEqual(self.complaints(a="```\n[b](b.md)\n```\n\n    [c](c.md)\n\n`[d](d.md)`\n"), [])
         self.assertEqual(self.complaints(a="[a](#one)\n```\n# One\n```\n"), ["a.md:1: #one: no such heading there"])
 
+    def test_a_page_that_is_not_in_the_index(self):
+        with tempfile.TemporaryDirectory() as directory:
+            docs = pathlib.Path(directory, "docs")
+            docs.mkdir()
+            (docs / "README.md").write_text("[a](a.md#x)\n", encoding="utf-8")
+            (docs / "a.md").write_text("# X\n", encoding="utf-8")
+            (docs / "b.md").write_text("# Y\n", encoding="utf-8")
+            self.assertEqual(links.check(pathlib.Path(directory))[0], ["docs/README.md: b.md is not linked there"])
+
     def test_anchors_are_githubs(self):
         self.assertEqual(markdown.slug("watch: a line an event"), "watch-a-line-an-event")
         self.assertEqual(markdown.slug("--check"), "--check")
