@@ -101,13 +101,9 @@ TEST(Shutdown, UnderAFaultStormLeavesNoClientBlocked) {
 
 TEST(Shutdown, ASecondDaemonOnTheSameSocketIsRefusedAndAStaleSocketIsReplaced) {
   Daemon daemon;
-  const std::string command =
-      std::string(FAULTLINED_BINARY) + " --socket " + daemon.socket() + " 2>&1";
-  FILE* second = ::popen(command.c_str(), "r");
-  std::string text(4096, '\0');
-  text.resize(::fread(text.data(), 1, text.size(), second));
-  EXPECT_NE(::pclose(second), 0);
-  EXPECT_NE(text.find("another daemon"), std::string::npos) << text;
+  const Ran second = run(FAULTLINED_BINARY " --socket " + daemon.socket());
+  EXPECT_NE(second.code, 0);
+  EXPECT_NE(second.output.find("another daemon"), std::string::npos) << second.output;
 }
 
 // A terminal that is closed, and Ctrl-\\ in it.
