@@ -4,6 +4,7 @@
 #include <sys/random.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <set>
@@ -29,8 +30,10 @@ constexpr std::chrono::nanoseconds kLastRetry = std::chrono::milliseconds(5);
 wire::Cookie random_cookie() {
   wire::Cookie cookie{};
   // getrandom(2) of up to 256 bytes neither fails nor is interrupted once the kernel's pool is
-  // ready.
-  (void)::getrandom(cookie.data(), cookie.size(), 0);
+  // ready. A space whose cookie can be guessed must not be, whatever became of that.
+  if (::getrandom(cookie.data(), cookie.size(), 0) != static_cast<ssize_t>(cookie.size())) {
+    std::abort();
+  }
   return cookie;
 }
 
