@@ -115,7 +115,7 @@ foreach(component IN LISTS CPACK_COMPONENTS_ALL)
         "changed? Configure it anew with cmake --fresh")
     endif()
     # Symbols that went are an error, and so are new ones that nobody has listed.
-    must("${dpkg_gensymbols}" -c4 -q -p${package} -v${debian_version} -e${library} -I${packaging}/${package}.symbols
+    must("${dpkg_gensymbols}" -c4 -q -p${package} -v${CPACK_PACKAGE_VERSION} -e${library} -I${packaging}/${package}.symbols
       "-O${work}/symbols" "-P${work}/tree")
     file(COPY "${work}/symbols" DESTINATION "${work}/${package}")
     file(WRITE "${work}/${package}/shlibs" "libfaultline 1 ${package} (>= ${CPACK_PACKAGE_VERSION})\n")
