@@ -125,12 +125,17 @@ foreach(component IN LISTS CPACK_COMPONENTS_ALL)
     endforeach()
   endif()
 
-  # Exactly this library's headers.
+  # Exactly this library's headers. And daemon and library speak one version of their protocol: neither stays behind.
   if(component STREQUAL "development")
     set(depends "${CPACK_DEBIAN_LIBRARY_PACKAGE_NAME} (= ${debian_version})")
   elseif(component STREQUAL "daemon")
     # To make the user and the directories where no systemd runs, too.
     string(APPEND depends ", systemd | systemd-standalone-sysusers, systemd | systemd-standalone-tmpfiles")
+  endif()
+  if(component STREQUAL "daemon")
+    set(CPACK_DEBIAN_DAEMON_PACKAGE_BREAKS "${CPACK_DEBIAN_LIBRARY_PACKAGE_NAME} (<< ${CPACK_PACKAGE_VERSION})")
+  elseif(component STREQUAL "library")
+    set(CPACK_DEBIAN_LIBRARY_PACKAGE_BREAKS "${CPACK_DEBIAN_DAEMON_PACKAGE_NAME} (<< ${CPACK_PACKAGE_VERSION})")
   endif()
   set(CPACK_DEBIAN_${upper}_PACKAGE_DEPENDS "${depends}")
   set(CPACK_DEBIAN_${upper}_PACKAGE_CONTROL_EXTRA "${extra}")

@@ -67,6 +67,9 @@ TEST_F(PackageContents, TheyDependOnWhatTheyLoad) {
   }
   const std::string version = field_of("libfaultline1", "Version");
   EXPECT_EQ(field_of("libfaultline-dev", "Depends"), "libfaultline1 (= " + version + ")");
+  const std::string upstream = version.substr(0, version.rfind('-'));
+  EXPECT_EQ(field_of("libfaultline1", "Breaks"), "faultline (<< " + upstream + ")");
+  EXPECT_EQ(field_of("faultline", "Breaks"), "libfaultline1 (<< " + upstream + ")");
   EXPECT_EQ(field_of("faultline-doc", "Architecture"), "all");
   EXPECT_EQ(field_of("libfaultline1", "Source"), "faultline");
 }
