@@ -44,7 +44,7 @@ TEST_F(PackageContents, EachFileIsWhereDebianLooksForIt) {
   }
   EXPECT_LACKS(development, "/wire/");
   const std::string documentation = files_of("faultline-doc");
-  EXPECT_HOLDS(documentation, " ./usr/share/doc/faultline-doc/limits.md\n");
+  EXPECT_HOLDS(documentation, " ./usr/share/doc/faultline-doc/docs/limits.md\n");
   EXPECT_HOLDS(documentation, " ./usr/share/doc/faultline-doc/examples/hello_region.cpp\n");
 }
 
