@@ -21,36 +21,15 @@
 
 #include "daemon/memory/eviction.hpp"
 #include "tests/unit/holes.hpp"
+#include "tests/unit/stepped_space.hpp"
 
 namespace faultline::space {
 namespace {
 
 constexpr std::size_t kPage = 4096;
 
-class Host final : public SpaceHost {
- public:
-  Host() {
-    auto ring = kernel::Ring::create(8);
-    EXPECT_TRUE(ring) << ring.error().message();
-    ring_ = std::move(*ring);
-    EXPECT_TRUE(ring_->own());
-    mailbox_ = std::move(*kernel::Mailbox::create());
-  }
-  kernel::Ring& ring() override { return *ring_; }
-  std::shared_ptr<kernel::Mailbox> mailbox() override { return mailbox_; }
-  SpaceId next_space_id() override { return SpaceId{2}; }
-  bool stay(AddressSpace&) override { return false; }
-  void answered(AddressSpace&) override {}
-  void adopt(std::shared_ptr<AddressSpace>) override {}
-
-  void wait_until(const std::function<bool()>& condition) const {
-    while (!condition()) ASSERT_TRUE(ring_->wait());
-  }
-
- private:
-  std::unique_ptr<kernel::Ring> ring_;
-  std::shared_ptr<kernel::Mailbox> mailbox_;
-};
+using testing::HeldAnswer;
+using testing::toucher;
 
 class AddressSpaceTest : public ::testing::Test {
  protected:
@@ -113,7 +92,7 @@ class AddressSpaceTest : public ::testing::Test {
 
   epoch::Domain domain_{"test"};
   EventFeed feed_;
-  Host host_;
+  testing::SteppedHost host_;
   UniqueFd watched_;
   std::shared_ptr<memory::MemoryObject> object_;
   std::shared_ptr<AddressSpace> space_;
@@ -133,43 +112,6 @@ TEST_F(AddressSpaceTest, TheLastUnmapMayComeWhileTheEndOfTheSessionIsChecked) {
   EXPECT_TRUE(space_->dead());
   unmapping_last.join();
 }
-
-EventFilter faults_only() {
-  EventFilter filter;
-  filter.kinds = wire::bit_of(wire::EventKind::fault);
-  return filter;
-}
-
-// Holds up the first answer of a space between its look-up and what it does: whoever watches is
-// told there.
-class HeldAnswer {
- public:
-  explicit HeldAnswer(EventFeed& feed)
-      : watching_(feed.subscribe(0, faults_only(),
-                                 [held = held_] {
-                                   held->reached.set_value();
-                                   held->released.wait();
-                                 })
-                      .value()) {}
-  HeldAnswer(const HeldAnswer&) = delete;
-  HeldAnswer& operator=(const HeldAnswer&) = delete;
-  ~HeldAnswer() { release(); }
-
-  void wait_until_held() { held_->reached.get_future().wait(); }
-  void release() {
-    if (!std::exchange(is_released_, true)) release_.set_value();
-  }
-
- private:
-  struct Held {
-    std::promise<void> reached;
-    std::shared_future<void> released;
-  };
-  std::promise<void> release_;
-  std::shared_ptr<Held> held_ = std::make_shared<Held>(Held{{}, release_.get_future().share()});
-  bool is_released_ = false;
-  EventFeed::Subscription watching_;
-};
 
 // Out of line: GCC 12 with AddressSanitizer sees something uninitialized in a member that is not
 // there yet.
@@ -204,10 +146,6 @@ class HeldPager {
   bool is_released_ = false;
   std::unique_ptr<memory::FilePager> pager_;
 };
-
-std::thread toucher(void* memory) {
-  return std::thread([memory] { *static_cast<volatile std::byte*>(memory) = std::byte{1}; });
-}
 
 // The client's thread goes on as soon as its event has been read. What it tells of is carried out
 // only when no answer that was looked up before is under way.
