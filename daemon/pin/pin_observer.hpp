@@ -21,6 +21,7 @@ class PinObserver final : public space::SpaceObserver {
   void discarded(SpaceId space, const space::Vma& piece) override;
   void stay_own(SpaceId space, const space::Vma& piece, PageIndex first, PageCount count,
                 const std::function<void(PageIndex, PageCount)>& own) override;
+  void carried_out(SpaceId space) override { next_.carried_out(space); }
   void ended(SpaceId space, const std::vector<space::Vma>& mapped) override;
 
  private:

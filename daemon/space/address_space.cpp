@@ -273,6 +273,7 @@ std::size_t AddressSpace::read_messages() {
     // See the head of address_space.hpp: one at a time while an answer is under way.
     const bool alone = answering_.load(std::memory_order_acquire) == 0;
     const auto room = std::span(messages_).first(alone ? messages_.size() : 1);
+    const Reading reading(*this);
     const auto count = uffd_.read_now(room);
     if (!count) {
       // EMFILE and the like: for the descriptor of a fork child. The kernel keeps the event, and

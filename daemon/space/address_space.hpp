@@ -56,6 +56,7 @@
 #include "daemon/space/departed.hpp"
 #include "daemon/space/fault_engine.hpp"
 #include "daemon/space/handle_table.hpp"
+#include "daemon/space/message_reads.hpp"
 #include "daemon/space/turn.hpp"
 #include "daemon/space/vma_tree.hpp"
 #include "faultline/wire/protocol.hpp"
@@ -158,6 +159,10 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   [[nodiscard]] std::uint64_t reads() const { return reads_.load(std::memory_order_relaxed); }
   // How many of its threads fault by turns. Lock-free.
   [[nodiscard]] unsigned faulting_threads() const { return crowd_.threads(); }
+  // For who must come after every event that the client knows of. Outlives the space.
+  [[nodiscard]] const std::shared_ptr<MessageReads>& message_reads() const {
+    return message_reads_;
+  }
   // Home: the host no longer looks; what comes from here on is told by its ring.
   void rest();
 
@@ -264,6 +269,19 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
    private:
     AddressSpace& space_;
   };
+  // From before a read until what it gave has been carried out; in the turn.
+  class Reading {
+   public:
+    explicit Reading(AddressSpace& space) : space_(space) { space_.message_reads_->begin(); }
+    Reading(const Reading&) = delete;
+    Reading& operator=(const Reading&) = delete;
+    ~Reading() {
+      if (space_.message_reads_->end()) space_.around_.observer.carried_out(space_.id());
+    }
+
+   private:
+    AddressSpace& space_;
+  };
   // What came of a batch of answers.
   struct Leftovers {
     std::vector<Fault> later;
@@ -344,6 +362,7 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   // Batches of faults that are being answered outside the turn. Raised in the turn alone.
   std::atomic<std::uint32_t> answering_{0};
   std::atomic<std::uint64_t> reads_{0};  // that found something
+  const std::shared_ptr<MessageReads> message_reads_ = std::make_shared<MessageReads>();
   std::atomic<std::size_t> waiting_{0};  // faults, for a page to come from its file
   std::atomic<bool> dead_{false};
   std::atomic<bool> inherits_{false};  // inherited_ is not empty

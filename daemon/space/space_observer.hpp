@@ -38,6 +38,9 @@ class SpaceObserver {
   virtual void stay_own(SpaceId /*space*/, const Vma& /*piece*/, PageIndex /*first*/,
                         PageCount /*count*/,
                         const std::function<void(PageIndex, PageCount)>& /*own*/) {}
+  // What a read gave has been carried out, of which somebody had asked to be told
+  // (message_reads.hpp). By a worker that has the turn.
+  virtual void carried_out(SpaceId /*space*/) {}
   // The address space is gone, and with it what is mapped there.
   virtual void ended(SpaceId space, const std::vector<Vma>& mapped) = 0;
 };

@@ -9,6 +9,7 @@
 
 #include "daemon/channel/channel.hpp"
 #include "daemon/kernel/closer.hpp"
+#include "daemon/space/message_reads.hpp"
 #include "daemon/space/populate_job.hpp"
 
 namespace faultline::wait {
@@ -45,8 +46,9 @@ struct Client {
   uid_t uid = 0;
   std::weak_ptr<space::AddressSpace> space;
   std::unique_ptr<channel::Channel> channel;
-  WaitKeeper* keeper = nullptr;        // its user's; outlives it
-  space::FaultWorker* home = nullptr;  // of its space; outlives it
+  WaitKeeper* keeper = nullptr;                // its user's; outlives it
+  space::FaultWorker* home = nullptr;          // of its space; outlives it
+  std::shared_ptr<space::MessageReads> reads;  // of its space
   // The VMA that holds an address of its space; null where none does.
   [[nodiscard]] space::VmaRef vma_at(Vaddr address) const;
   // Whether the address is still that VMA's, or that of a piece of it.
@@ -59,6 +61,7 @@ struct Client {
   // Pages that are being brought for it, by the record that waits for them.
   std::unordered_map<std::uint32_t, std::shared_ptr<space::PopulateJob>> fetching;
   bool closed = false;
+  bool held = false;  // its next request waits, see WaitWorker
 
   // Completions in its ring, or on their way there, that it has not taken, as far as it says the
   // truth; oldest first.

@@ -75,6 +75,10 @@ void UserWaits::discarded(SpaceId space, const space::Vma& piece) {
   }
 }
 
+void UserWaits::carried_out(SpaceId /*space*/) {
+  worker_->look_at_held();
+}
+
 void UserWaits::ended(SpaceId space, const std::vector<space::Vma>& mapped) {
   std::shared_ptr<Client> client;
   {

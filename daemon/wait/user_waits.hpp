@@ -45,6 +45,7 @@ class UserWaits final : public space::SpaceObserver {
   void moved(SpaceId space, const space::VaRange& from, Vaddr to,
              const std::vector<space::Vma>& there) override;
   void discarded(SpaceId space, const space::Vma& piece) override;
+  void carried_out(SpaceId space) override;
   void ended(SpaceId space, const std::vector<space::Vma>& mapped) override;
 
  private:

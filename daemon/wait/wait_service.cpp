@@ -72,6 +72,8 @@ Result<WaitService::Opened> WaitService::open(uid_t uid, const space::SpaceRef& 
   opened.client->uid = uid;
   opened.client->space = space.space;
   opened.client->home = space.worker;
+  const auto of = space.space.lock();
+  opened.client->reads = of ? of->message_reads() : std::make_shared<space::MessageReads>();
   opened.client->channel = std::move(*channel);
   opened.client->keeper = &user->worker().keeper();
   user->enter(opened.client);

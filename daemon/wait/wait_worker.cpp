@@ -96,6 +96,7 @@ void WaitWorker::attend() {
     read_mail();
     for (kernel::Mailbox::Letter& letter : mailbox_->take()) letter();
   }
+  answer_held();
   answer_rung();
   waits_.queue_again();
   requests_.attempt_postponed();
@@ -140,7 +141,24 @@ void WaitWorker::answer_rung() {
   }
 }
 
+void WaitWorker::answer_held() {
+  std::vector<Held> held;
+  held.swap(held_);
+  for (Held& each : held) {
+    const std::shared_ptr<Client>& client = each.client;
+    if (client->closed) continue;
+    if (!client->reads->over(each.until)) {
+      held_.push_back(std::move(each));
+      continue;
+    }
+    client->held = false;
+    requests_.attempt(client, each.asked);
+    look_at(client);
+  }
+}
+
 void WaitWorker::look_at(const std::shared_ptr<Client>& client) {
+  if (client->held) return;  // it is looked at when its request no longer is
   channel::Channel& channel = *client->channel;
   channel.wake_up();
   if (std::ranges::find(awake_, client) == awake_.end()) awake_.push_back(client);
@@ -151,6 +169,12 @@ void WaitWorker::look_at(const std::shared_ptr<Client>& client) {
   for (; taken < kMostAtOnce; ++taken) {
     const auto asked = channel.take();
     if (!asked) break;
+    // After it was taken: what its client knew of when it asked, it knows by release and acquire.
+    if (const auto read = client->reads->await()) {
+      client->held = true;
+      held_.push_back({client, *asked, *read});
+      break;
+    }
     requests_.attempt(client, *asked);
   }
   if (taken == 0) return;
@@ -171,7 +195,7 @@ bool WaitWorker::linger() {
     std::vector<std::shared_ptr<Client>> awake;
     awake.swap(awake_);
     for (const auto& client : awake) {
-      if (client->closed) continue;
+      if (client->closed || client->held) continue;
       if (client->channel->has_submissions()) {
         look_at(client);
         more = true;
@@ -229,6 +253,10 @@ void WaitWorker::bury_now(const std::shared_ptr<Client>& client,
 
 void WaitWorker::look_for_ended() {
   post([this] { waits_.recall_ended(); });
+}
+
+void WaitWorker::look_at_held() {
+  post([] {});  // every letter makes it look
 }
 
 void WaitWorker::move(const std::vector<Word*>& words) {

@@ -5,6 +5,16 @@
 // Life of a request: the doorbell tells of it; it is carried out at once; its answer goes to the
 // thread that asked. A wait lasts, and is told of when it is over.
 //
+// A client that has moved memory, or unmapped it, may ask about that before the daemon has carried
+// it out. A request is therefore looked at only once everything has been carried out that was read
+// from its address space until it was taken (message_reads.hpp): what it asks about is then in the
+// tree of VMAs, in the table of words and in the thread records as the client knows it. Where
+// something has not been, the request is held, and with it those behind it, in the client's own
+// ring; who carries it out says so by a letter. Nobody waits for anybody: to carry a move out may
+// take this very worker, whose letters and other clients go on meanwhile. Whatever was looked at
+// once is not held again, also if it is postponed: what happens after that happens at the same
+// time as what was asked.
+//
 // Where requests come within kLinger of each other, the worker does not sleep for as long after the
 // last: it looks at the rings of the clients that were busy, and yields its processor in between.
 // That spares a client the doorbell, and the worker the waking up.
@@ -62,6 +72,8 @@ class WaitWorker {
   void move(const std::vector<Word*>& words);
   // Words were dropped: what hung on them is told.
   void look_for_ended();
+  // What requests were held for may have been carried out.
+  void look_at_held();
 
  private:
   class Doorbell final : public kernel::RingOperation {
@@ -100,6 +112,7 @@ class WaitWorker {
   void read_mail();
   void attend();
   void answer_rung();
+  void answer_held();
   void look_at(const std::shared_ptr<Client>& client);
   // Whether there is, or soon may be, more to do.
   [[nodiscard]] bool linger();
@@ -118,6 +131,12 @@ class WaitWorker {
   std::unordered_map<const Client*, std::unique_ptr<Doorbell>> doorbells_;
   std::vector<Doorbell*> rung_;
   std::vector<std::shared_ptr<Client>> awake_;  // that need not ring
+  struct Held {
+    std::shared_ptr<Client> client;
+    wire::Submission asked;
+    space::MessageReads::Number until;  // that one is over
+  };
+  std::vector<Held> held_;  // one a client
   KeptWaits::Time asked_at_{};
   bool in_burst_ = false;
   std::uint64_t mail_count_ = 0;
