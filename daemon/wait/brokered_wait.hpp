@@ -45,7 +45,7 @@ class BrokeredWait final : public kernel::RingOperation, public WaitHook {
   const std::shared_ptr<Client> client;
   const std::uint64_t user_data;
   const std::uint64_t expected;
-  Vaddr address;                                 // of the word; changed while it hangs on none
+  Vaddr address;  // of the word; while it hangs on one, where that was when it began to
   std::shared_ptr<memory::MemoryObject> object;  // at whose word it is queued; null: at a slot
   std::shared_ptr<Target> target;                // of a delivery there
   std::uint64_t offset = 0;                      // of the word, in the object

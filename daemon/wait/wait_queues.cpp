@@ -219,6 +219,8 @@ int WaitQueues::unhook(BrokeredWait& wait) {
   if (was.hung) {
     wait.frame = was.frame;
     wait.in_page = was.in_page;
+    // Who queues it again, or hands its wake on, looks where its memory is by now.
+    if (was.address != Vaddr{}) wait.address = was.address;
   }
   return was.ended;
 }

@@ -45,6 +45,7 @@ Result<Word*> WordTable::make_locked(Words& words, const space::Vma& vma, Vaddr 
                 "waiting for more than " + std::to_string(kMostWords) + " words of one process");
   }
   Word word;
+  word.address = address;
   word.kind = vma.sharing == space::Sharing::shared ? WordKind::shared : WordKind::own;
   word.in_page = in_page(vma, address);
   if (has_slot(word)) {
@@ -94,6 +95,7 @@ Result<WordTable::Found> WordTable::find(SpaceId space, const space::Vma& vma, V
 WordTable::Unhooked WordTable::unhook(WaitHook& hook) {
   const std::lock_guard lock(mutex_);
   Unhooked was{hook.word != nullptr || hook.ended != 0,
+               hook.word != nullptr ? hook.word->address : Vaddr{},
                hook.word != nullptr ? hook.word->in_page : hook.in_page,
                hook.word != nullptr ? hook.word->frame : hook.frame, hook.ended};
   if (hook.next != nullptr) unlink(hook);
@@ -338,6 +340,7 @@ std::vector<Word*> WordTable::move(SpaceId space, const space::VaRange& from, Va
     auto placed = words->second.insert(std::move(node));
     const Vaddr address = placed.position->first;
     Word& known = placed.position->second;
+    known.address = address;
     if (!placed.inserted) {
       const bool settled = merge_locked(std::move(placed.node), known);
       if (!settled) moving.push_back(&known);

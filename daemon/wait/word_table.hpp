@@ -51,6 +51,7 @@ struct WaitHook {
 enum class WordKind : std::uint8_t { shared, own, clean, frame };
 
 struct Word {
+  Vaddr address;  // under which it is known
   WordKind kind{};
   unsigned moving = 0;        // how many times it is, from the object's word to its slot
   SlotIndex slot;             // but of a shared one
@@ -89,6 +90,7 @@ class WordTable {
                      const std::function<bool()>& still_there = nullptr);
   struct Unhooked {
     bool hung = false;  // on a word, until now
+    Vaddr address;      // the word's, wherever it has moved; of one that is gone: 0
     std::uint32_t in_page = 0;
     space::FrameId frame;
     int ended = 0;  // why its word is gone; 0: it is not

@@ -33,6 +33,7 @@ using testing::HeldAnswer;
 
 constexpr std::size_t kPage = 4096;
 constexpr std::size_t kWord = 68;
+constexpr std::size_t kBetween = 64;
 constexpr uid_t kUser = 1000;
 constexpr int kDontUnmap = 4;  // MREMAP_DONTUNMAP, not in every libc's headers
 
@@ -91,6 +92,7 @@ class Asking {
     auto opened = waits.open(kUser, space, kernel::ForeignFd{std::move(records)});
     EXPECT_TRUE(opened) << opened.error().message();
     rings_ = static_cast<wire::Rings*>(map(opened->rings.get(), sizeof(wire::Rings)));
+    lot_ = static_cast<wire::LotSlot*>(map(opened->lot.get(), kLotBytes, PROT_READ));
     doorbell_ = std::move(opened->doorbell);
     client_ = std::move(opened->client);
   }
@@ -100,6 +102,7 @@ class Asking {
     close();
     ::munmap(records_, wire::kRecordsBytes);
     ::munmap(rings_, sizeof(wire::Rings));
+    ::munmap(lot_, kLotBytes);
   }
   void close() {
     if (client_) waits_.close(std::exchange(client_, nullptr));
@@ -110,25 +113,58 @@ class Asking {
     const std::uint32_t number = ++questions_;
     record(0).tid.store(number, std::memory_order_release);
     asked.record = number;
+    submit(asked);
+    return number;
+  }
+  void submit(wire::Submission asked) {
     asked.request = 1;
     wire::RingIndexes& indexes = rings_->indexes;
     const std::uint32_t tail = indexes.submission_tail.load(std::memory_order_relaxed);
     rings_->submissions.at(tail % wire::kSubmissions) = asked;
     indexes.submission_tail.store(tail + 1, std::memory_order_release);
     EXPECT_EQ(::eventfd_write(doorbell_.get(), 1), 0);
-    return number;
   }
   [[nodiscard]] bool answered(std::uint32_t number) const {
     return record(number).answered.load(std::memory_order_acquire) == wire::answered(1);
   }
   [[nodiscard]] int answer(std::uint32_t number) const {
     wire::ThreadRecord& mine = record(number);
-    while (!answered(number)) {
-      ::syscall(SYS_futex, &mine.answered, FUTEX_WAIT, 0, nullptr, nullptr, 0);
+    for (std::uint32_t seen = mine.answered.load(); seen != wire::answered(1);
+         seen = mine.answered.load()) {
+      ::syscall(SYS_futex, &mine.answered, FUTEX_WAIT, seen, nullptr, nullptr, 0);
     }
     return mine.result.load(std::memory_order_relaxed);
   }
   int answer(const wire::Submission& asked) { return answer(ask(asked)); }
+  // One thread's question.
+  std::uint32_t ask_for_any(const wire::Submission& first, wire::Submission second) {
+    const std::uint32_t number = ask(first);
+    second.record = number;
+    submit(second);
+    return number;
+  }
+  // Where the word is waited for.
+  [[nodiscard]] const kernel::FutexWord& slot_of(const void* memory) {
+    wire::Submission asked;
+    asked.op = wire::ChannelOp::resolve;
+    asked.address = address_of(memory, kWord);
+    const std::uint32_t number = ask(asked);
+    EXPECT_EQ(answer(number), 0);
+    const auto& values = record(number).values;
+    EXPECT_EQ(static_cast<wire::WordPlace>(values[0] & 0xff), wire::WordPlace::slot);
+    return lot_[values[1].load(std::memory_order_relaxed)].wake;
+  }
+  void while_the_worker_stands_still(const std::function<void()>& step) {
+    const auto stands = std::make_shared<std::promise<void>>();
+    std::promise<void> goes_on;
+    client_->keeper->post([stands, gone_on = goes_on.get_future().share()] {
+      stands->set_value();
+      gone_on.wait();
+    });
+    stands->get_future().wait();
+    step();
+    goes_on.set_value();
+  }
   // How many of its requests the daemon has taken.
   [[nodiscard]] std::uint32_t taken() const {
     return rings_->indexes.submission_head.load(std::memory_order_acquire);
@@ -139,8 +175,10 @@ class Asking {
   }
 
  private:
-  static void* map(int fd, std::size_t bytes) {
-    void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  static constexpr std::size_t kLotBytes = std::size_t{wire::kLotSlots} * sizeof(wire::LotSlot);
+
+  static void* map(int fd, std::size_t bytes, int protection = PROT_READ | PROT_WRITE) {
+    void* memory = ::mmap(nullptr, bytes, protection, MAP_SHARED, fd, 0);
     EXPECT_NE(memory, MAP_FAILED);
     return memory;
   }
@@ -152,6 +190,7 @@ class Asking {
   std::shared_ptr<Client> client_;
   std::byte* records_ = nullptr;
   wire::Rings* rings_ = nullptr;
+  wire::LotSlot* lot_ = nullptr;
   UniqueFd doorbell_;
   std::uint32_t questions_ = 0;
 };
@@ -316,6 +355,34 @@ TEST_F(WaitsAfterAMove, AWakeFindsWhoWaitedBefore) {
     have_it_looked_at();
     EXPECT_EQ(asking_->completed(), woken);
   }
+}
+
+// Of two words that a thread waits for both are woken, which takes but one of the wakes: the other
+// goes to who waits for that word as well, wherever the words are by then.
+TEST_F(WaitsAfterAMove, AWakeTooManyGoesToAnotherWhoWaitsThere) {
+  void* const memory = map();
+  wire::Submission first = wait_at(memory);
+  first.delivery = wire::Delivery::record;
+  first.flags = wire::kMoreWords;
+  wire::Submission second = first;
+  second.flags = 0;
+  second.address += kBetween;
+  const std::uint32_t thread = asking_->ask_for_any(first, second);
+  wire::Submission other = wait_at(memory);
+  other.address += kBetween;
+  ASSERT_EQ(asking_->answer(other), 0);
+  auto* const there = static_cast<std::byte*>(move(memory, Before::words, [](void*) {}));
+
+  const kernel::FutexWord& word = asking_->slot_of(there);
+  const kernel::FutexWord& word_beside = asking_->slot_of(there + kBetween);
+  // Both before the worker looks.
+  asking_->while_the_worker_stands_still([&] {
+    EXPECT_EQ(kernel::futex_wake_shared(word, 1), 1);
+    EXPECT_EQ(kernel::futex_wake_shared(word_beside, 1), 1) << "first come, first served";
+  });
+  EXPECT_EQ(asking_->answer(thread), 0);
+  have_it_looked_at();
+  EXPECT_EQ(asking_->completed(), 1U);
 }
 
 // A wake where the memory was finds nothing there, and nobody.
