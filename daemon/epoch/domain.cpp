@@ -192,7 +192,9 @@ void Domain::synchronize() {
   const std::lock_guard lock(grace_mutex_);
   if (grace_ended_.load(std::memory_order_relaxed) > before) return;
   const std::uint64_t mine = grace_started_.fetch_add(1, std::memory_order_acq_rel) + 1;
+  const auto began = Clock::now();
   wait_for_readers();
+  grace_took_.add(Clock::now() - began);
   grace_ended_.store(mine, std::memory_order_release);
 }
 
@@ -301,6 +303,7 @@ Domain::Status Domain::status() const {
   status.callbacks_run = callbacks_run_.load(std::memory_order_acquire);
   status.pending = pending();
   status.grace_periods = grace_ended_.load(std::memory_order_acquire);
+  status.grace = grace_took_.value();
   const std::int64_t since = waiting_since_.load(std::memory_order_relaxed);
   if (since != 0) {
     status.oldest_section = std::chrono::nanoseconds{now_ns() - since};

@@ -32,6 +32,7 @@
 #include <vector>
 
 #include "daemon/kernel/futex.hpp"
+#include "daemon/kernel/tally.hpp"
 
 namespace faultline::epoch {
 
@@ -97,6 +98,7 @@ class Domain {
     // How long a grace period has been waiting for the reader that holds it up; 0 where none does.
     std::chrono::nanoseconds oldest_section{0};
     pid_t oldest_thread = 0;
+    kernel::Durations grace;  // how long each grace period took
   };
   // Any thread; never blocks. Each figure is exact, but they are not of one moment.
   [[nodiscard]] Status status() const;
@@ -216,6 +218,7 @@ class Domain {
   std::mutex grace_mutex_;
   std::atomic<std::uint64_t> grace_started_{0};
   std::atomic<std::uint64_t> grace_ended_{0};
+  kernel::DurationTally grace_took_;            // written with grace_mutex_ held
   std::atomic<std::int64_t> waiting_since_{0};  // steady clock, ns; 0: no grace period sleeps
   std::atomic<pid_t> waiting_for_{0};
 

@@ -29,6 +29,11 @@ std::vector<Mailbox::Letter> Mailbox::take() {
   return std::exchange(letters_, {});
 }
 
+std::size_t Mailbox::size() const {
+  const std::lock_guard lock(mutex_);
+  return letters_.size();
+}
+
 void Mailbox::close() {
   const std::lock_guard lock(mutex_);
   closed_ = true;

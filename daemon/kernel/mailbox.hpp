@@ -27,6 +27,8 @@ class Mailbox {
   // False, and the letter is dropped, once the box is closed.
   bool post(Letter letter);
   [[nodiscard]] std::vector<Letter> take();
+  // Letters that nobody has taken yet.
+  [[nodiscard]] std::size_t size() const;
   // What is in it still may be taken.
   void close();
   [[nodiscard]] int event_fd() const { return event_.get(); }
@@ -35,7 +37,7 @@ class Mailbox {
   explicit Mailbox(UniqueFd event) : event_(std::move(event)) {}
 
   UniqueFd event_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::vector<Letter> letters_;
   bool closed_ = false;
 };

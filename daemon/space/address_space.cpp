@@ -27,6 +27,27 @@ constexpr unsigned kMostRounds = 8;
 constexpr std::chrono::nanoseconds kFirstRetry = std::chrono::microseconds(50);
 constexpr std::chrono::nanoseconds kLastRetry = std::chrono::milliseconds(5);
 
+// Nothing: it is looked at again, or was told by take_back().
+std::optional<FaultResult> result_of(Answer answer) {
+  switch (answer) {
+    case Answer::installed:
+      return FaultResult::installed;
+    case Answer::already_present:
+      return FaultResult::already_present;
+    case Answer::woken:
+    case Answer::dead:
+      return FaultResult::discarded;
+    case Answer::poisoned:
+      return FaultResult::error;
+    case Answer::waits:
+      return FaultResult::waits;
+    case Answer::later:
+    case Answer::unknown:
+      break;
+  }
+  return std::nullopt;
+}
+
 wire::Cookie random_cookie() {
   wire::Cookie cookie{};
   // getrandom(2) of up to 256 bytes neither fails nor is interrupted once the kernel's pool is
@@ -112,10 +133,15 @@ void AddressSpace::on_retry() {
   if (dead()) return;
   in_turn([this] {
     pending_.insert(pending_.end(), deferred_.begin(), deferred_.end());
-    deferred_.clear();
+    drop_deferred();
     (void)read_messages();
   });
   listen();
+}
+
+void AddressSpace::drop_deferred() {
+  if (FaultTally* const tally = FaultTally::mine()) tally->tried_again(deferred_.size());
+  deferred_.clear();
 }
 
 bool AddressSpace::wind_up() {
@@ -190,10 +216,10 @@ void AddressSpace::wait_for_answers_under_way() {
 
 AddressSpace::Leftovers AddressSpace::answer(std::vector<Fault>& batch) {
   Leftovers left;
+  // Those that come after a sign of death have the same answer.
   for (Fault& fault : batch) {
-    switch (engine_.answer(fault)) {
-      case Answer::done:
-        break;
+    fault.answer = left.dead ? Answer::dead : engine_.answer(fault);
+    switch (fault.answer) {
       case Answer::later:
         left.later.push_back(fault);
         break;
@@ -202,11 +228,27 @@ AddressSpace::Leftovers AddressSpace::answer(std::vector<Fault>& batch) {
         break;
       case Answer::dead:
         left.dead = true;
-        return left;
+        break;
+      default:
+        break;
     }
   }
+  tally(batch);
   if (left.later.empty()) retry_after_.store(kFirstRetry, std::memory_order_relaxed);
   return left;
+}
+
+void AddressSpace::tally(std::span<const Fault> answered) {
+  FaultTally* const tally = FaultTally::mine();
+  if (tally == nullptr) return;
+  // One look at the clock for all of them.
+  const auto now = std::chrono::steady_clock::now();
+  for (const Fault& fault : answered) {
+    const auto result = result_of(fault.answer);
+    if (!result || !fault.counted) continue;
+    tally->answered(fault.tallied, fault.write, *result);
+    if (ends(*result)) tally->took(fault.tallied, now - fault.read_at);
+  }
 }
 
 void AddressSpace::take_back(Leftovers& left) {
@@ -223,18 +265,24 @@ void AddressSpace::take_back(Leftovers& left) {
     // mapping that grew.
     fault.again = fault.again || found.error().code() == EFAULT;
     const bool unsettled = found.error().code() == EAGAIN;
-    const Answer answer = unsettled ? Answer::later : engine_.answer_unknown(fault);
-    if (answer == Answer::dead) return die();
-    if (answer == Answer::later) left.later.push_back(fault);
+    fault.answer = unsettled ? Answer::later : engine_.answer_unknown(fault);
+    tally({&fault, 1});
+    if (fault.answer == Answer::dead) return die();
+    if (fault.answer == Answer::later) left.later.push_back(fault);
   }
   if (left.later.empty()) return;
   for (Fault& fault : left.later) {
     if (deferred_.size() >= kMostWaiting) {
       engine_.wake(fault);
+      fault.answer = Answer::woken;
+      tally({&fault, 1});
       continue;
     }
     fault.again = true;
     deferred_.push_back(fault);
+    if (FaultTally* const tally = FaultTally::mine()) {
+      tally->answered(fault.tallied, fault.write, FaultResult::deferred);
+    }
   }
   // No further event need come to end what EAGAIN told of, so a timer brings these back. It is the
   // client's own thread that ends it, which may have to run first on this very CPU.
@@ -251,6 +299,7 @@ memory::MemoryObject::Waiter AddressSpace::park(const Fault& fault) {
   waiting_.fetch_add(1, std::memory_order_relaxed);
   return [weak = weak_from_this(), mailbox = host_->mailbox(), fault](Supply outcome) {
     mailbox->post([weak, fault, outcome] {
+      if (FaultTally* const tally = FaultTally::mine()) tally->came_back();
       if (const auto self = weak.lock()) self->resume(fault, outcome);
     });
   };
@@ -285,6 +334,7 @@ std::size_t AddressSpace::read_messages() {
     }
     total += *count;
     const std::size_t faults_before = pending_.size();
+    if (*count > 0) read_at_ = std::chrono::steady_clock::now();
     for (const uffd_msg& message : room.first(*count)) take(message);
     // Where there was an event there may be more, and all of them come before the answers.
     const bool faults_alone = pending_.size() - faults_before == *count;
@@ -303,6 +353,7 @@ void AddressSpace::take(const uffd_msg& message) {
         .write = (fault.flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP)) != 0,
         .write_protect = (fault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0,
         .minor = (fault.flags & UFFD_PAGEFAULT_FLAG_MINOR) != 0,
+        .read_at = read_at_,
     });
     crowd_.add(pending_.back().thread);
     return;
@@ -817,7 +868,7 @@ void AddressSpace::die() {
   departed_.clear();
   inherited_.clear();
   pending_.clear();
-  deferred_.clear();
+  drop_deferred();
   handles_->clear();
   log::line(log::Level::debug, {.uid = owner().uid, .pid = owner().pid, .space = id().value()},
             "space {} (pid {}) is gone", id().value(), owner().pid);

@@ -44,6 +44,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -307,6 +308,8 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   // Gives the turn up, and answers what was collected in it, until nothing is left.
   void settle();
   [[nodiscard]] Leftovers answer(std::vector<Fault>& batch);
+  // Counts what became of them, and how long that took since they were read.
+  static void tally(std::span<const Fault> answered);
   [[nodiscard]] Populated nothing_at(Vaddr start) const;
 
   memory::MemoryObject::Waiter park(const Fault& fault) override;
@@ -323,6 +326,7 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   void wait_for_answers_under_way();
   void take_back(Leftovers& left);
   void retry_later();
+  void drop_deferred();
   void on_fork(int child_fd);
   void on_unmap(Vaddr start, Vaddr end);
   void on_remap(Vaddr from, Vaddr to, ByteCount length);
@@ -379,6 +383,7 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   std::vector<Fault> deferred_;  // met EAGAIN
   std::atomic<std::chrono::nanoseconds> retry_after_{std::chrono::nanoseconds{0}};
   std::array<uffd_msg, 32> messages_{};
+  std::chrono::steady_clock::time_point read_at_{};  // when they had been read
   std::atomic<std::uint64_t> past_ahead_unused_{0};
   bool session_open_ = true;
   bool turned_away_ = false;

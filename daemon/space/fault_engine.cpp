@@ -26,6 +26,19 @@ PageCount limited(const FaultAround::Window& window, const Vma& vma, PageIndex p
   return std::min({window.pages, most, vma.end_page() - page});
 }
 
+FaultClass class_of(const Fault& fault) {
+  if (fault.write_protect) return FaultClass::write_protect;
+  return fault.minor ? FaultClass::minor : FaultClass::missing;
+}
+
+// Of an answer to a fault.
+void tally_pages(const Installed& made, PageSource beside) {
+  FaultTally* const tally = FaultTally::mine();
+  if (tally == nullptr) return;
+  tally->pages(PageSource::demand, made.made - made.beside());
+  tally->pages(beside, made.beside());
+}
+
 }  // namespace
 
 Answer FaultEngine::answer(Fault& fault) {
@@ -58,26 +71,29 @@ Answer FaultEngine::answer_in(const Vma& vma, Fault& fault, FaultCounters& done)
   return copy_page(vma, page, fault, done);
 }
 
-Answer FaultEngine::answer_beacon(const Fault& fault) {
+Answer FaultEngine::answer_beacon(Fault& fault) {
+  count_for_all(fault, FaultClass::beacon);
   alignas(4096) std::array<std::byte, 4096> page{};
   std::memcpy(page.data(), beacon_->cookie.data(), beacon_->cookie.size());
   const RangeResult result = uffd_.copy_range(fault.address, page.data(), kBasePage.bytes());
   if (result.error == EAGAIN) return Answer::later;
   if (result.error == ESRCH) return Answer::dead;
-  if (result.error != 0) uffd_.wake(fault.address, kBasePage.bytes());
-  return Answer::done;
+  if (result.error == 0) return Answer::installed;
+  uffd_.wake(fault.address, kBasePage.bytes());
+  return result.error == EEXIST ? Answer::already_present : Answer::woken;
 }
 
 void FaultEngine::wake(const Fault& fault) const {
   uffd_.wake(kBasePage.round_down(fault.address), kBasePage.bytes());
 }
 
-Answer FaultEngine::answer_unknown(const Fault& fault) {
+Answer FaultEngine::answer_unknown(Fault& fault) {
+  count_for_all(fault, class_of(fault));
   if (fault.again) {
     // It was read before its mapping went. Its thread may be long gone, and a new mapping may be in
     // the making at these addresses. Whoever is still asleep there is woken and faults afresh.
     uffd_.wake(fault.address, kBasePage.bytes());
-    return Answer::done;
+    return Answer::woken;
   }
   // Mostly an unmap that overtook the fault: nothing is registered there, and once woken the thread
   // gets its SIGSEGV from the kernel. What is registered and yet unknown to us cannot be supplied.
@@ -85,16 +101,17 @@ Answer FaultEngine::answer_unknown(const Fault& fault) {
   switch (result.error) {
     case 0:
       counters_.add({.poisoned = 1});
+      if (FaultTally* const tally = FaultTally::mine()) tally->poisoned(1);
       identity_.log("fault at {:#x}, in memory that is no object of this client's: SIGBUS",
                     fault.address.value());
-      return Answer::done;
+      return Answer::poisoned;
     case EAGAIN:
       return Answer::later;
     case ESRCH:
       return Answer::dead;
     default:
       uffd_.wake(fault.address, kBasePage.bytes());
-      return Answer::done;
+      return Answer::woken;
   }
 }
 
@@ -104,8 +121,9 @@ Answer FaultEngine::map_page(const Vma& vma, PageIndex page, Fault& fault, Fault
   // here, as where pages are copied, a writer has to show that it goes on.
   const auto kind = tracked && fault.write ? AccessKind::copy : AccessKind::read;
   const auto window = vma.activity->window(page, kind, vma.advice);
-  const PageCount ready = supply(vma, page, limited(window, vma, page, fault), fault);
-  if (ready == PageCount{0}) return Answer::done;
+  const Supplied supplied = supply(vma, page, limited(window, vma, page, fault), fault);
+  if (supplied.none()) return supplied.otherwise;
+  const PageCount ready = supplied.ready;
 
   const bool protect = vma.sharing == Sharing::private_copy || (tracked && !fault.write);
   const Installed mapped =
@@ -114,19 +132,21 @@ Answer FaultEngine::map_page(const Vma& vma, PageIndex page, Fault& fault, Fault
   if (mapped.error != 0) return after_error(vma, page, fault, mapped.error, done);
   vma.activity->installed(window, page, mapped.reached, PageCount{0});
   done.pages_mapped += mapped.made;
-  return Answer::done;
+  tally_pages(mapped, PageSource::fault_around);
+  return mapped.present ? Answer::already_present : Answer::installed;
 }
 
 Answer FaultEngine::let_write(const Vma& vma, PageIndex page, Fault& fault, FaultCounters& done) {
   const auto window = vma.activity->window(page, AccessKind::unprotect, vma.advice);
-  const PageCount ready = supply(vma, page, limited(window, vma, page, fault), fault);
-  if (ready == PageCount{0}) return Answer::done;
+  const Supplied supplied = supply(vma, page, limited(window, vma, page, fault), fault);
+  if (supplied.none()) return supplied.otherwise;
+  const PageCount ready = supplied.ready;
 
   const Installed lifted = let_store(uffd_, vma, page, ready);
   vma.object->stored(page, lifted.reached);
   if (lifted.error != 0) return after_error(vma, page, fault, lifted.error, done);
   vma.activity->installed(window, page, lifted.reached, PageCount{0});
-  return Answer::done;
+  return Answer::installed;
 }
 
 Answer FaultEngine::copy_page(const Vma& vma, PageIndex page, Fault& fault, FaultCounters& done) {
@@ -136,8 +156,9 @@ Answer FaultEngine::copy_page(const Vma& vma, PageIndex page, Fault& fault, Faul
   const PageCount zero =
       vma.object->run_of_zeroes(page, std::min(wanted, most_zeroes(vma.page_size())));
   const bool zeroes = zero > PageCount{0};
-  const PageCount ready = zeroes ? zero : supply(vma, page, wanted, fault);
-  if (ready == PageCount{0}) return Answer::done;
+  const Supplied supplied = zeroes ? Supplied{zero} : supply(vma, page, wanted, fault);
+  if (supplied.none()) return supplied.otherwise;
+  const PageCount ready = supplied.ready;
 
   const Installed copied =
       copy_pages(uffd_, vma, page, ready, zeroes ? Source::zeroes : Source::object,
@@ -155,8 +176,9 @@ Answer FaultEngine::copy_page(const Vma& vma, PageIndex page, Fault& fault, Faul
   vma.activity->installed(window, page, copied.reached, ahead);
   done.pages_copied += copied.made;
   done.ahead_copies += ahead.value();
+  tally_pages(copied, PageSource::ahead_copy);
   count_breaks(vma, page, copied, done);
-  return Answer::done;
+  return Answer::installed;
 }
 
 bool FaultEngine::no_page_for_copy(const Vma& vma, PageIndex page) {
@@ -183,7 +205,7 @@ Answer FaultEngine::unprotect_page(const Vma& vma, PageIndex page, Fault& fault,
   count_breaks(vma, page, lifted, done);
   if (lifted.error != 0) return after_error(vma, page, fault, lifted.error, done);
   vma.activity->installed(window, page, lifted.reached, PageCount{0});
-  return Answer::done;
+  return Answer::installed;
 }
 
 Answer FaultEngine::after_error(const Vma& vma, PageIndex page, Fault& fault, int error,
@@ -219,11 +241,11 @@ Answer FaultEngine::not_there(const Vma& vma, PageIndex page, const Fault& fault
     ++done.poisoned;
     identity_.log("fault at {:#x}, in memory that is not of its object's pages: SIGBUS",
                   fault.address.value());
-    return Answer::done;
+    return Answer::poisoned;
   }
   // Unmapped: the kernel gives the thread what it gives without us.
   uffd_.wake(vma.address_of(page), vma.page_size().bytes());
-  return Answer::done;
+  return Answer::woken;
 }
 
 RangeResult FaultEngine::poison_page_at(Vaddr address, PageSize page_size) const {
@@ -241,7 +263,7 @@ Answer FaultEngine::poison(const Vma& vma, PageIndex page, const char* reason,
       ++done.poisoned;
       identity_.log("page {} of object {} at {:#x} cannot be supplied: {}: SIGBUS", page.value(),
                     vma.object->id().value(), address.value(), reason);
-      return Answer::done;
+      return Answer::poisoned;
     case EAGAIN:
     case ENOMEM:
       return Answer::later;
@@ -249,26 +271,27 @@ Answer FaultEngine::poison(const Vma& vma, PageIndex page, const char* reason,
       return Answer::dead;
     default:
       uffd_.wake(address, vma.page_size().bytes());
-      return Answer::done;
+      return Answer::woken;
   }
 }
 
-PageCount FaultEngine::supply(const Vma& vma, PageIndex page, PageCount wanted, Fault& fault) {
+FaultEngine::Supplied FaultEngine::supply(const Vma& vma, PageIndex page, PageCount wanted,
+                                          Fault& fault) {
   const PageCount resident = vma.object->pages().run(page, wanted, memory::PageState::resident);
   if (resident == wanted) {
     vma.object->used(page, resident);
-    return resident;
+    return {resident};
   }
   if (vma.object->may_wait() && parking_.full()) {
     if (resident == PageCount{0}) wake(fault);
-    return resident;
+    return {resident, Answer::woken};
   }
   fault.waited_for_object = vma.object->id();
   fault.waited_for_page = page;
   const PageCount ready = vma.object->populate(page, wanted, parking_.park(fault));
   if (ready > PageCount{0}) parking_.park_ends();
   vma.object->used(page, ready);
-  return ready;
+  return {ready};
 }
 
 Installed FaultEngine::install(const Vma& vma, PageIndex page, PageCount count, bool write) {
@@ -278,10 +301,12 @@ Installed FaultEngine::install(const Vma& vma, PageIndex page, PageCount count, 
   vma.object->used(page, ready);
   FaultCounters done;
   Installed result;
+  std::uint64_t made = 0;
   if (vma.sharing == Sharing::private_copy && write) {
     if (!can_record_breaks(vma)) return {.error = ENOMEM};
     result = copy_pages(uffd_, vma, page, ready, Source::object, Present::ends_it, parting_);
-    done.pages_copied += result.made;
+    made = result.made;
+    done.pages_copied += made;
     if (result.error == EEXIST && no_page_for_copy(vma, page)) {
       result.error = ENOMEM;
     } else if (result.error == EEXIST) {
@@ -292,7 +317,8 @@ Installed FaultEngine::install(const Vma& vma, PageIndex page, PageCount count, 
     const bool tracked = vma.object->tracks_stores();
     const bool protect = vma.sharing == Sharing::private_copy || (tracked && !write);
     result = map_pages(uffd_, vma, page, ready, protect ? WriteProtect::yes : WriteProtect::no);
-    done.pages_mapped += result.made;
+    made = result.made;
+    done.pages_mapped += made;
     if (!protect) vma.object->stored(page, result.reached);
     // What was mapped already may be write-protected.
     const bool lift = vma.object->may_wait() && vma.sharing == Sharing::shared && write &&
@@ -306,6 +332,7 @@ Installed FaultEngine::install(const Vma& vma, PageIndex page, PageCount count, 
     }
   }
   tally(vma, done);
+  if (FaultTally* const tally = FaultTally::mine()) tally->pages(PageSource::populate, made);
   return result;
 }
 
@@ -327,7 +354,7 @@ Answer FaultEngine::poison_what_the_kernel_lacks(const Vma& vma) {
       at = at + kOnePage;  // mapped already, or no longer there
     }
   }
-  return Answer::done;
+  return Answer::poisoned;
 }
 
 bool FaultEngine::can_record_breaks(const Vma& vma) const {
@@ -339,7 +366,8 @@ bool FaultEngine::can_record_breaks(const Vma& vma) const {
 }
 
 void FaultEngine::count(const Vma& vma, Fault& fault, FaultCounters& done) const {
-  if (std::exchange(fault.counted, true)) return;
+  if (fault.counted) return;
+  count_for_all(fault, class_of(fault));
   done.writes += fault.write ? 1U : 0U;
   if (fault.write_protect) {
     ++done.write_protect;
@@ -358,6 +386,12 @@ void FaultEngine::count(const Vma& vma, Fault& fault, FaultCounters& done) const
   });
 }
 
+void FaultEngine::count_for_all(Fault& fault, FaultClass as) {
+  if (std::exchange(fault.counted, true)) return;
+  fault.tallied = as;
+  if (FaultTally* const tally = FaultTally::mine()) tally->raised(as, fault.write);
+}
+
 void FaultEngine::count_breaks(const Vma& vma, PageIndex page, const Installed& made,
                                FaultCounters& done) const {
   if (made.parted == PageCount{0}) return;
@@ -369,6 +403,11 @@ void FaultEngine::count_breaks(const Vma& vma, PageIndex page, const Installed& 
 void FaultEngine::tally(const Vma& vma, const FaultCounters& done) {
   vma.activity->counters.add(done);
   counters_.add(done);
+  if ((done.breaks | done.poisoned) == 0) return;
+  if (FaultTally* const tally = FaultTally::mine()) {
+    tally->broke(done.breaks);
+    tally->poisoned(done.poisoned);
+  }
 }
 
 }  // namespace faultline::space

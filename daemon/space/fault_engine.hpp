@@ -24,9 +24,11 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <optional>
 
 #include "daemon/kernel/userfaultfd.hpp"
+#include "daemon/space/fault_tally.hpp"
 #include "daemon/space/identity.hpp"
 #include "daemon/space/page_install.hpp"
 #include "daemon/space/teller.hpp"
@@ -34,6 +36,18 @@
 #include "faultline/wire/protocol.hpp"
 
 namespace faultline::space {
+
+// What became of a fault that was looked at.
+enum class Answer : std::uint8_t {
+  installed,        // its page is mapped, or may be stored to now
+  already_present,  // another answer was first; whoever slept was woken
+  woken,            // and nothing else: it faults again, or gets what the kernel gives without us
+  poisoned,         // SIGBUS
+  waits,            // for its page, and comes back
+  later,            // an event is under way, or memory is short: bring it back
+  unknown,          // at an address where no VMA is known
+  dead,             // the address space is gone
+};
 
 struct Fault {
   Vaddr address;
@@ -49,13 +63,9 @@ struct Fault {
   ObjectId waited_for_object{};
   PageIndex waited_for_page{};
   unsigned attempts = 0;  // at a page that is there, and yet cannot be mapped
-};
-
-enum class Answer {
-  done,     // or it waits for its page, and comes back
-  later,    // an event is under way, or memory is short: bring it back
-  unknown,  // at an address where no VMA is known
-  dead,     // the address space is gone
+  std::chrono::steady_clock::time_point read_at{};  // when its message had been read
+  FaultClass tallied = FaultClass::missing;         // as which it is counted
+  Answer answer = Answer::unknown;                  // the last
 };
 
 // Where faults go that wait for their page.
@@ -93,10 +103,11 @@ class FaultEngine {
 
   [[nodiscard]] Answer answer(Fault& fault);
   // To a fault whose address is no VMA's, and will not be. Never unknown.
-  [[nodiscard]] Answer answer_unknown(const Fault& fault);
+  [[nodiscard]] Answer answer_unknown(Fault& fault);
   // Instead of an answer: the thread faults again, where it still waits at all.
   void wake(const Fault& fault) const;
-  // Poisons what the kernel would make zeroes of once nobody serves the VMA. Never unknown.
+  // Poisons what the kernel would make zeroes of once nobody serves the VMA. poisoned, also where
+  // there was nothing to poison; later; or dead.
   [[nodiscard]] Answer poison_what_the_kernel_lacks(const Vma& vma);
 
   // Maps pages that should be resident before anybody asks; where write is asked for, so that a
@@ -107,7 +118,7 @@ class FaultEngine {
   [[nodiscard]] FaultCounters counters() const { return counters_.sum(); }
 
  private:
-  Answer answer_beacon(const Fault& fault);
+  Answer answer_beacon(Fault& fault);
   Answer answer_in(const Vma& vma, Fault& fault, FaultCounters& done);
   Answer map_page(const Vma& vma, PageIndex page, Fault& fault, FaultCounters& done);
   Answer let_write(const Vma& vma, PageIndex page, Fault& fault, FaultCounters& done);
@@ -126,10 +137,17 @@ class FaultEngine {
   Answer not_there(const Vma& vma, PageIndex page, const Fault& fault, FaultCounters& done);
   // The answer to an error at the very page that faulted.
   Answer after_error(const Vma& vma, PageIndex page, Fault& fault, int error, FaultCounters& done);
-  // How many of wanted pages are resident from page on; 0: the fault waits.
-  PageCount supply(const Vma& vma, PageIndex page, PageCount wanted, Fault& fault);
+  // How many of wanted pages are resident from page on; where none is, what became of the fault.
+  struct Supplied {
+    PageCount ready{};
+    Answer otherwise = Answer::waits;
+    [[nodiscard]] bool none() const { return ready == PageCount{0}; }
+  };
+  Supplied supply(const Vma& vma, PageIndex page, PageCount wanted, Fault& fault);
   bool can_record_breaks(const Vma& vma) const;
   void count(const Vma& vma, Fault& fault, FaultCounters& done) const;
+  // Counts it once, for the whole daemon.
+  static void count_for_all(Fault& fault, FaultClass as);
   void count_breaks(const Vma& vma, PageIndex page, const Installed& made,
                     FaultCounters& done) const;
   void tally(const Vma& vma, const FaultCounters& done);

@@ -81,6 +81,7 @@ bool FaultWorker::join_until(std::chrono::steady_clock::time_point deadline) {
 }
 
 void FaultWorker::run() {
+  const FaultTally::Use tallied(tally_);
   ::pthread_setname_np(::pthread_self(), ("fault-" + std::to_string(index_)).c_str());
   if (auto owned = ring_->own(); !owned) {
     log::critical("fault worker {}: {}", index_, owned.error().message());

@@ -85,6 +85,10 @@ class FaultWorker final : public SpaceHost {
   // Call before the worker serves anything: the other workers of its user.
   void set_siblings(std::vector<FaultWorker*> siblings) { siblings_ = std::move(siblings); }
 
+  // --- for those who look; thread-safe
+  [[nodiscard]] FaultTotals totals() const { return tally_.totals(); }
+  [[nodiscard]] std::size_t letters() const { return mailbox_->size(); }
+
   kernel::Ring& ring() override { return *ring_; }
   bool stay(AddressSpace& space) override;
   void answered(AddressSpace& space) override;
@@ -145,6 +149,7 @@ class FaultWorker final : public SpaceHost {
   bool stopping_ = false;
   std::chrono::steady_clock::time_point retire_by_{};
   std::promise<void> ended_;
+  FaultTally tally_;
   std::thread thread_;
 };
 

@@ -28,6 +28,7 @@ Installed install(const Vma& vma, PageIndex page, PageCount count, One one, Pres
       result.made += pages.value();
       at = at + pages;
     } else if (done.error == EEXIST && present(at)) {
+      result.present = result.present || at == page;
       at = at + kOnePage;
     } else if (at == page && done.error == ENOENT && end > at + kOnePage) {
       end = at + kOnePage;  // the client's own mprotect cut the mapping in two: this page alone

@@ -17,6 +17,9 @@ struct Installed {
   std::uint64_t made = 0;  // of them, installed now
   PageCount parted{};      // of them, not recorded as broken before
   int error = 0;           // why the first page was not reached; 0 where it was
+  bool present = false;    // the first page was there already, and passed over
+  // Of the pages made, those that are not the first.
+  [[nodiscard]] std::uint64_t beside() const { return made - (made > 0 && !present ? 1 : 0); }
 };
 
 // Records that pages part from the object or from a fork relative's.

@@ -21,6 +21,17 @@ tl::unexpected<Error> gone_error() {
 // unmap.
 constexpr std::chrono::seconds kRestWithin{5};
 
+void add(epoch::Domain::Status& sum, const epoch::Domain::Status& status) {
+  sum.pending += status.pending;
+  sum.grace_periods += status.grace_periods;
+  sum.callbacks_run += status.callbacks_run;
+  sum.grace += status.grace;
+  if (status.oldest_section > sum.oldest_section) {
+    sum.oldest_section = status.oldest_section;
+    sum.oldest_thread = status.oldest_thread;
+  }
+}
+
 }  // namespace
 
 std::size_t SpaceService::User::spaces() const {
@@ -47,6 +58,7 @@ Result<SpaceService::User*> SpaceService::user_locked(uid_t uid) {
   const auto found = users_.find(uid);
   if (found != users_.end()) return &found->second;
   if (users_.size() >= limits_.users) {
+    ++refused_users_;
     return fail(EUSERS, "serving more than " + std::to_string(limits_.users) + " users");
   }
   User user;
@@ -111,6 +123,7 @@ void SpaceService::place(std::shared_ptr<AddressSpace> space) {
     User& user = users_.at(space->owner().uid);  // its own, or its parent's, who has workers
     most = limits_.spaces_per_user;
     too_many = user.spaces() >= most;
+    refused_spaces_ += too_many ? 1 : 0;
     Member& member = user.least_loaded();
     ++member.spaces;
     worker = member.worker.get();
@@ -157,6 +170,7 @@ void SpaceService::attach_new(kernel::ForeignFd userfaultfd, Owner owner, Vaddr 
     auto user = user_locked(owner.uid);
     if (!user) return done(propagate(user));
     if ((*user)->spaces() >= limits_.spaces_per_user) {
+      ++refused_spaces_;
       return done(fail(EUSERS, "connecting beyond max_spaces_per_user, " +
                                    std::to_string(limits_.spaces_per_user)));
     }
@@ -396,14 +410,7 @@ Overview SpaceService::overview() const {
       if (auto space = known.space.lock()) spaces.push_back(std::move(space));
     }
     for (const auto& [uid, user] : users_) {
-      const epoch::Domain::Status status = user.domain->status();
-      overview.reclamation.pending += status.pending;
-      overview.reclamation.grace_periods += status.grace_periods;
-      overview.reclamation.callbacks_run += status.callbacks_run;
-      if (status.oldest_section > overview.reclamation.oldest_section) {
-        overview.reclamation.oldest_section = status.oldest_section;
-        overview.reclamation.oldest_thread = status.oldest_thread;
-      }
+      add(overview.reclamation, user.domain->status());
     }
   }
   for (const auto& space : spaces) {
@@ -411,6 +418,30 @@ Overview SpaceService::overview() const {
     if (!space->dead()) overview.spaces.push_back(space->snapshot());
   }
   return overview;
+}
+
+SpaceTotals SpaceService::totals() const {
+  SpaceTotals totals;
+  std::vector<const FaultWorker*> workers;
+  std::vector<const epoch::Domain*> domains;
+  {
+    // Neither ever goes: they are summed up without the lock, which connecting clients want.
+    const std::lock_guard lock(mutex_);
+    totals.spaces = known_.size();
+    totals.refused_spaces = refused_spaces_;
+    totals.refused_users = refused_users_;
+    for (const auto& [uid, user] : users_) {
+      domains.push_back(user.domain.get());
+      for (const Member& member : user.members) workers.push_back(member.worker.get());
+    }
+  }
+  totals.workers = workers.size();
+  for (const epoch::Domain* domain : domains) add(totals.reclamation, domain->status());
+  for (const FaultWorker* worker : workers) {
+    totals.faults += worker->totals();
+    totals.letters += worker->letters();
+  }
+  return totals;
 }
 
 void SpaceService::session_closed(const SpaceRef& ref) {

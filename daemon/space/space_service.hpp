@@ -41,6 +41,18 @@ struct Overview {
   epoch::Domain::Status reclamation;  // of all users: sums, and the oldest reader
 };
 
+// Of all users, since the daemon started.
+struct SpaceTotals {
+  FaultTotals faults;
+  epoch::Domain::Status reclamation;  // sums, and the oldest reader
+  std::size_t spaces = 0;
+  std::size_t workers = 0;
+  std::size_t letters = 0;  // that workers have not read
+  // How often a limit was met.
+  std::uint64_t refused_spaces = 0;
+  std::uint64_t refused_users = 0;
+};
+
 class SpaceService final : public SpaceRegistry {
  public:
   struct Limits {
@@ -94,6 +106,8 @@ class SpaceService final : public SpaceRegistry {
   void snapshot(const SpaceRef& ref, Callback<SpaceSnapshot> done);
   // Takes no worker's time and waits for none. Thread-safe.
   [[nodiscard]] Overview overview() const;
+  // The same for who asks often: looks at no space. Thread-safe.
+  [[nodiscard]] SpaceTotals totals() const;
   void session_closed(const SpaceRef& ref);
 
   // Retires every space: no client is left blocked. Blocks, at most until the deadline; false where
@@ -153,7 +167,9 @@ class SpaceService final : public SpaceRegistry {
   std::atomic<std::uint64_t> next_id_{1};
   mutable std::mutex mutex_;
   std::map<wire::Cookie, Known> known_;
-  FaultCounters past_;           // of spaces that are gone
+  FaultCounters past_;  // of spaces that are gone
+  std::uint64_t refused_spaces_ = 0;
+  std::uint64_t refused_users_ = 0;
   std::map<uid_t, User> users_;  // none is ever taken out: their workers are referred to
 };
 
