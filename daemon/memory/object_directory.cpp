@@ -51,6 +51,7 @@ Result<std::shared_ptr<MemoryObject>> ObjectDirectory::create(ObjectSpec spec) {
   if (spec.content_size == ByteCount{0}) return fail(EINVAL, "creating an object of 0 bytes");
   const std::lock_guard lock(mutex_);
   if (spec.content_size > limits_.max_object_bytes) {
+    refused_too_large();
     return fail(EFBIG, "creating an object of " + std::to_string(spec.content_size.value()) +
                            " bytes, where max_object_bytes is " +
                            std::to_string(limits_.max_object_bytes.value()));
@@ -61,6 +62,7 @@ Result<std::shared_ptr<MemoryObject>> ObjectDirectory::create(ObjectSpec spec) {
   if (all_.size() >= limits_.max_objects) {
     forget_dead_locked();
     if (all_.size() >= limits_.max_objects) {
+      ++too_many_;
       return fail(EUSERS, "the daemon allows " + std::to_string(limits_.max_objects) +
                               (limits_.max_objects == 1 ? " object" : " objects") +
                               " (max_objects)");
@@ -153,6 +155,11 @@ std::vector<std::shared_ptr<MemoryObject>> ObjectDirectory::all() const {
     if (auto object = weak.lock()) objects.push_back(std::move(object));
   }
   return objects;
+}
+
+ObjectDirectory::Refusals ObjectDirectory::refusals() const {
+  const std::lock_guard lock(mutex_);
+  return {too_many_, too_large_.load(std::memory_order_relaxed)};
 }
 
 std::shared_ptr<MemoryObject> ObjectDirectory::find(ObjectId id) const {

@@ -9,6 +9,8 @@
 
 #include <sys/types.h>
 
+#include <atomic>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -78,12 +80,23 @@ class ObjectDirectory {
   // For objects that are made from now on. Thread-safe.
   void set_limits(ObjectLimits limits);
 
+  // How often each limit was met by somebody who wanted an object.
+  struct Refusals {
+    std::uint64_t max_objects = 0;
+    std::uint64_t max_object_bytes = 0;
+  };
+  [[nodiscard]] Refusals refusals() const;
+  // For who finds out before anything is made that the object would be too large.
+  void refused_too_large() { too_large_.fetch_add(1, std::memory_order_relaxed); }
+
  private:
   Result<std::shared_ptr<MemoryObject>> find_locked(const std::string& name) const;
   void forget_dead_locked();
 
   ObjectLimits limits_;
+  std::atomic<std::uint64_t> too_large_{0};
   mutable std::mutex mutex_;
+  std::uint64_t too_many_ = 0;
   std::uint64_t next_id_ = 1;
   FilePagers pagers_;
   std::shared_ptr<SwapFile> swap_;

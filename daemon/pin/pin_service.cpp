@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <limits>
 #include <unordered_map>
 #include <utility>
@@ -100,11 +101,14 @@ Result<PinService::Opened> PinService::open(const space::SpaceRef& space) {
 
 void PinService::close(SpaceId space) {
   std::shared_ptr<Member> gone;  // goes after the lock
-  const std::lock_guard lock(mutex_);
-  const auto found = members_.find(space);
-  if (found == members_.end()) return;
-  gone = std::move(found->second);
-  members_.erase(found);
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = members_.find(space);
+    if (found == members_.end()) return;
+    gone = std::move(found->second);
+    members_.erase(found);
+  }
+  add_up(*gone);
 }
 
 bool PinService::tick() const {
@@ -177,14 +181,16 @@ Result<ByteCount> PinService::grant(SpaceId space, pid_t pid, ByteCount wanted) 
   const auto found = std::ranges::find(all, space, &Member::id);
   if (found == all.end()) return fail(ENOTCONN, "asking to pin without a ledger");
   Member& asking = **found;
-  const auto refuse = [&](ByteCount limit, ByteCount left, const char* which) {
+  const auto refuse = [&](kernel::Tally& counted, ByteCount limit, ByteCount left,
+                          const char* which) {
+    counted.add();
     return fail(ENOMEM, "pinning " + in_words(wanted) + " more, where " + in_words(left) +
                             " are left of " + in_words(limit) + ": " + which);
   };
   const ByteCount in_process = room_locked(
       all, asking, of_process, wanted, [&](const Member& member) { return &member == &asking; });
   if (in_process < wanted) {
-    return refuse(of_process, in_process,
+    return refuse(refused_process_, of_process, in_process,
                   configured ? "faultlined's max_pinned_per_process"
                              : "the process's RLIMIT_MEMLOCK; raise it (ulimit -l), or set "
                                "faultlined's max_pinned_per_process");
@@ -192,12 +198,15 @@ Result<ByteCount> PinService::grant(SpaceId space, pid_t pid, ByteCount wanted) 
   const ByteCount in_user =
       room_locked(all, asking, limits.per_user, wanted,
                   [&](const Member& member) { return member.uid == asking.uid; });
-  if (in_user < wanted) return refuse(limits.per_user, in_user, "faultlined's max_pinned_per_user");
+  if (in_user < wanted)
+    return refuse(refused_user_, limits.per_user, in_user, "faultlined's max_pinned_per_user");
   const ByteCount in_all =
       room_locked(all, asking, limits.total, wanted, [](const Member&) { return true; });
-  if (in_all < wanted) return refuse(limits.total, in_all, "faultlined's max_pinned");
+  if (in_all < wanted)
+    return refuse(refused_total_, limits.total, in_all, "faultlined's max_pinned");
   const ByteCount granted = std::min({std::max(wanted, kGrantStep), in_process, in_user, in_all});
   asking.granted.store(asking.granted.load() + granted);
+  grants_.add();
   return granted;
 }
 
@@ -268,28 +277,36 @@ void PinService::judge(SpaceId space, Judge judge) {
   });
 }
 
+void PinService::end(Ledger& ledger, const Pin& pin, PinVerdict verdict) {
+  ledger.end(pin, verdict == PinVerdict::discarded ? EIDRM : ENOENT);
+  count(verdict);
+}
+
 void PinService::unmapped(SpaceId space, const std::vector<space::Vma>& gone) {
-  judge(space, [&](Ledger& ledger, const Pin& pin, Vaddr end) {
+  judge(space, [&](Ledger& ledger, const Pin& pin, Vaddr stop) {
     const bool hit = std::ranges::any_of(
-        gone, [&](const space::Vma& vma) { return vma.start < end && pin.address < vma.end; });
-    if (hit) ledger.end(pin, ENOENT);
+        gone, [&](const space::Vma& vma) { return vma.start < stop && pin.address < vma.end; });
+    if (hit) end(ledger, pin, PinVerdict::unmapped);
   });
 }
 
 void PinService::moved(SpaceId space, const space::VaRange& from, Vaddr to) {
-  judge(space, [&](Ledger& ledger, const Pin& pin, Vaddr end) {
-    if (pin.address >= from.end() || end <= from.start) return;
-    if (pin.address >= from.start && end <= from.end()) {
+  judge(space, [&](Ledger& ledger, const Pin& pin, Vaddr stop) {
+    if (pin.address >= from.end() || stop <= from.start) return;
+    if (pin.address >= from.start && stop <= from.end()) {
       ledger.move(pin, to + (pin.address - from.start));
+      count(PinVerdict::moved);
     } else {
-      ledger.end(pin, ENOENT);  // a part of it went elsewhere
+      end(ledger, pin, PinVerdict::unmapped);  // a part of it went elsewhere
     }
   });
 }
 
 void PinService::discarded(SpaceId space, const space::Vma& piece) {
-  judge(space, [&](Ledger& ledger, const Pin& pin, Vaddr end) {
-    if (pin.own && piece.start < end && pin.address < piece.end) ledger.end(pin, EIDRM);
+  judge(space, [&](Ledger& ledger, const Pin& pin, Vaddr stop) {
+    if (pin.own && piece.start < stop && pin.address < piece.end) {
+      end(ledger, pin, PinVerdict::discarded);
+    }
   });
 }
 
@@ -332,6 +349,42 @@ std::optional<PinService::Shown> PinService::pins_of(SpaceId space, std::size_t 
     return true;
   });
   return shown;
+}
+
+void PinService::add_up(Member& member) {
+  const std::lock_guard lock(said_mutex_);
+  const PinCounts now = member.ledger->counts();
+  const auto add = [](std::uint64_t& sum, std::uint64_t& seen, std::uint64_t said) {
+    const std::uint64_t more = said > seen ? said - seen : 0;
+    if (more <= PinTotals::kMostBelieved) sum += more;
+    seen = said;
+  };
+  add(said_.fast, member.seen.fast, now.fast);
+  add(said_.slow, member.seen.slow, now.slow);
+  for (std::size_t why = 0; why < wire::kPinFallbacks; ++why) {
+    add(said_.fallbacks.at(why), member.seen.fallbacks.at(why), now.fallbacks.at(why));
+  }
+}
+
+PinTotals PinService::totals() {
+  PinTotals totals;
+  for (const auto& member : members()) {
+    add_up(*member);
+    ++totals.ledgers;
+    totals.granted = saturated(totals.granted, member->granted.load());
+  }
+  {
+    const std::lock_guard lock(said_mutex_);
+    totals.said = said_;
+  }
+  for (std::size_t i = 0; i < kPinVerdicts; ++i) {
+    totals.verdicts.at(i) = verdicts_.at(i).load(std::memory_order_relaxed);
+  }
+  totals.grants = grants_.value();
+  totals.refused_process = refused_process_.value();
+  totals.refused_user = refused_user_.value();
+  totals.refused_total = refused_total_.value();
+  return totals;
 }
 
 }  // namespace faultline::pin

@@ -10,12 +10,15 @@
 //
 // Locking: mutex_ guards the lists of members and observers; leaf lock. grants_mutex_ comes before
 // it, and serialises who changes grants, which anybody may read; it is held over looks at budgets,
-// and by nobody but who asks for a grant. Thread-safe.
+// and by nobody but who asks for a grant. said_mutex_ guards what was added up of ledgers; leaf
+// lock. Thread-safe.
 #pragma once
 
 #include <sys/types.h>
 
+#include <array>
 #include <atomic>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -23,6 +26,7 @@
 #include <optional>
 #include <vector>
 
+#include "daemon/kernel/tally.hpp"
 #include "daemon/memory/object_directory.hpp"
 #include "daemon/memory/page_holds.hpp"
 #include "daemon/pin/ledger.hpp"
@@ -35,6 +39,33 @@ struct PinLimits {
   std::optional<ByteCount> per_process;  // nothing: what the process may lock, RLIMIT_MEMLOCK
   ByteCount per_user;
   ByteCount total;
+};
+
+// What a process was told of a piece of a pin whose memory changed.
+enum class PinVerdict : std::uint8_t {
+  unmapped,   // it holds nothing any more
+  discarded,  // the same: its pages are gone, of a private mapping
+  moved,      // it is mapped elsewhere
+};
+inline constexpr std::size_t kPinVerdicts = 3;
+
+// Since the daemon started.
+struct PinTotals {
+  // As the processes say, who may say anything: each ledger's figures only ever grow here, and not
+  // by more than kMostBelieved from one look to the next.
+  static constexpr std::uint64_t kMostBelieved = std::uint64_t{1} << 40;
+  PinCounts said;
+
+  std::array<std::uint64_t, kPinVerdicts> verdicts{};
+  std::uint64_t grants = 0;
+  // Grants that met a limit.
+  std::uint64_t refused_process = 0;
+  std::uint64_t refused_user = 0;
+  std::uint64_t refused_total = 0;
+
+  // Right now.
+  std::size_t ledgers = 0;
+  ByteCount granted;
 };
 
 class PinService final : public memory::PageHolds {
@@ -93,6 +124,8 @@ class PinService final : public memory::PageHolds {
   };
   // Nothing where the space has no ledger. most: pins.
   [[nodiscard]] std::optional<Shown> pins_of(SpaceId space, std::size_t most) const;
+  // Looks into the counters of every ledger, and at no pin.
+  [[nodiscard]] PinTotals totals();
 
  private:
   struct Member {
@@ -101,6 +134,7 @@ class PinService final : public memory::PageHolds {
     std::weak_ptr<space::AddressSpace> space;
     std::unique_ptr<Ledger> ledger;
     std::atomic<ByteCount> granted{};
+    PinCounts seen;  // of its ledger, when it was last added up; said_mutex_
   };
   // Knows the sizes of the objects that one look meets.
   class Sizes;
@@ -120,6 +154,12 @@ class PinService final : public memory::PageHolds {
   // was never allowed.
   template <typename Visit>
   void each_granted(const Member& member, Visit visit) const;
+  // Adds what its process has counted since the last time.
+  void add_up(Member& member);
+  void end(Ledger& ledger, const Pin& pin, PinVerdict verdict);
+  void count(PinVerdict verdict) {
+    verdicts_.at(static_cast<std::size_t>(verdict)).fetch_add(1, std::memory_order_relaxed);
+  }
   template <typename Judge>
   void judge(SpaceId space, Judge judge);
 
@@ -129,6 +169,15 @@ class PinService final : public memory::PageHolds {
   mutable std::mutex mutex_;
   std::map<SpaceId, std::shared_ptr<Member>> members_;
   std::map<uid_t, std::unique_ptr<PinObserver>> observers_;  // none is ever taken out
+
+  std::mutex said_mutex_;
+  PinCounts said_;
+  std::array<std::atomic<std::uint64_t>, kPinVerdicts> verdicts_{};
+  // Written with grants_mutex_ held.
+  kernel::Tally grants_;
+  kernel::Tally refused_process_;
+  kernel::Tally refused_user_;
+  kernel::Tally refused_total_;
 };
 
 }  // namespace faultline::pin

@@ -444,6 +444,7 @@ void Session::on_object_create(Packet& packet) {
     return send(bad({EINVAL, "creating an object with a file offset and no file"}));
   }
   if (body->size > host_.objects().limits().max_object_bytes.value()) {
+    host_.objects().refused_too_large();
     return send(
         bad({EFBIG, "creating an object of " + std::to_string(body->size) +
                         " bytes, where max_object_bytes is " +

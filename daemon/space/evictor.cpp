@@ -14,8 +14,9 @@ bool Evictor::enter() {
   return true;
 }
 
-void Evictor::leave() {
+void Evictor::leave(const EvictionCounts& counts) {
   const std::lock_guard lock(mutex_);
+  totals_ += counts;
   if (--under_way_ == 0) left_.notify_all();
 }
 
@@ -28,6 +29,11 @@ bool Evictor::stop(std::chrono::steady_clock::time_point deadline) {
 bool Evictor::stopped() const {
   const std::lock_guard lock(mutex_);
   return stopping_;
+}
+
+EvictionCounts Evictor::totals() const {
+  const std::lock_guard lock(mutex_);
+  return totals_;
 }
 
 EvictionCounts Evictor::evict(const std::shared_ptr<memory::MemoryObject>& object, PageIndex first,
@@ -50,7 +56,7 @@ EvictionCounts Evictor::evict(const std::shared_ptr<memory::MemoryObject>& objec
       eviction->keep_all(&EvictionCounts::busy);
     }
   }
-  leave();
+  leave(counts);
   return counts;
 }
 

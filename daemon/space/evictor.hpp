@@ -38,10 +38,12 @@ class Evictor {
   // until then.
   [[nodiscard]] bool stop(std::chrono::steady_clock::time_point deadline);
   [[nodiscard]] bool stopped() const;
+  // What became of all pages so far.
+  [[nodiscard]] memory::EvictionCounts totals() const;
 
  private:
   [[nodiscard]] bool enter();
-  void leave();
+  void leave(const memory::EvictionCounts& counts);
 
   SpaceService& spaces_;
   memory::PageHolds* const holds_;
@@ -49,6 +51,7 @@ class Evictor {
   std::condition_variable left_;
   unsigned under_way_ = 0;
   bool stopping_ = false;
+  memory::EvictionCounts totals_;
 };
 
 }  // namespace faultline::space

@@ -36,12 +36,14 @@ BrokeredWait& KeptWaits::add(const std::shared_ptr<Client>& client, const wire::
     ++client->last_id;
   } while (client->last_id == 0 || client->waits.contains(client->last_id));
   made->id = client->last_id;
+  tally_.begun();
   made->since = nanoseconds_of(std::chrono::steady_clock::now());
   return *client->waits.emplace(made->id, std::move(made)).first->second;
 }
 
-void KeptWaits::drop(BrokeredWait& wait) {
+void KeptWaits::drop(BrokeredWait& wait, int error) {
   (void)queues_.unhook(wait);
+  if (wait.state != BrokeredWait::State::over) tally_.ended(-error);
   wait.state = BrokeredWait::State::over;
   forget(wait);
 }
@@ -66,7 +68,7 @@ Status KeptWaits::begin(const std::shared_ptr<Client>& client, const wire::Submi
     queued = fail(-wait.outcome, "waiting for a word");
   }
   if (!queued) {
-    drop(wait);
+    drop(wait, queued.error().code());
     return queued;
   }
   const std::uint64_t look = queues_.client_must_look(wait) ? 1 : 0;
@@ -95,7 +97,7 @@ Status KeptWaits::begin_of_thread(const std::shared_ptr<Client>& client,
   BrokeredWait& wait = add(client, asked);
   wait.index = any.words;
   if (auto queued = queues_.queue(wait); !queued) {
-    drop(wait);
+    drop(wait, queued.error().code());
     if (queued.error().code() == EBUSY) return queued;
     any.told = true;
     const std::vector<BrokeredWait*> others = any.waits;  // who is over leaves the list
@@ -151,6 +153,10 @@ Status KeptWaits::cancel(const std::shared_ptr<Client>& client, const wire::Subm
 
 void KeptWaits::over(BrokeredWait& wait, int outcome) {
   (void)queues_.unhook(wait);
+  // One that could not be delivered is over for the second time.
+  const bool counted =
+      wait.state == BrokeredWait::State::over || wait.state == BrokeredWait::State::delivering;
+  if (!counted) tally_.ended(outcome);
   wait.state = BrokeredWait::State::over;
   wait.outcome = outcome;
   if (wait.delivery == wire::Delivery::record) return tell_thread(wait, outcome);

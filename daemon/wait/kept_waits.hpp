@@ -5,7 +5,7 @@
 // A wait of several words, or of one that a thread sleeps on, is one BrokeredWait for each word;
 // the first that is over ends the others, and the thread is told once.
 //
-// Threads: all but post() on the worker's.
+// Threads: all but post() and totals() on the worker's.
 #pragma once
 
 #include <chrono>
@@ -19,6 +19,7 @@
 
 #include "daemon/wait/deliveries.hpp"
 #include "daemon/wait/wait_queues.hpp"
+#include "daemon/wait/wait_tally.hpp"
 
 namespace faultline::wait {
 
@@ -64,6 +65,7 @@ class KeptWaits final : public WaitKeeper, private WaitQueues::Listener {
   // When on_time() is to be called next; nothing: never.
   [[nodiscard]] std::optional<Time> next_time(Time now) const;
   void announce_to(const std::shared_ptr<Client>& client) { deliveries_.announce_to(client); }
+  [[nodiscard]] WaitTotals totals() const { return tally_.totals(); }
   // The end of the worker's turn: has clients look, and lets go of what is finished.
   void end_turn();
 
@@ -88,13 +90,14 @@ class KeptWaits final : public WaitKeeper, private WaitQueues::Listener {
 
   // Makes it known to its client by a number.
   BrokeredWait& add(const std::shared_ptr<Client>& client, const wire::Submission& asked);
-  // Of one that could not be queued.
-  void drop(BrokeredWait& wait);
+  // Of one that could not be queued, for the reason of which the client is told.
+  void drop(BrokeredWait& wait, int error);
   void over(BrokeredWait& wait, int outcome) override;
   void tell_thread(BrokeredWait& wait, int outcome);
   void send(BrokeredWait& wait);
   void forget(BrokeredWait& wait);
 
+  WaitTally tally_;
   WordWakes& wakes_;
   kernel::Ring& ring_;
   std::shared_ptr<kernel::Mailbox> mailbox_;

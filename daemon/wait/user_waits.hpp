@@ -36,6 +36,7 @@ class UserWaits final : public space::SpaceObserver {
   [[nodiscard]] WordTable& words() { return words_; }
   [[nodiscard]] const WordTable& words() const { return words_; }
   [[nodiscard]] WaitWorker& worker() { return *worker_; }
+  [[nodiscard]] const WaitWorker& worker() const { return *worker_; }
   [[nodiscard]] std::size_t client_count() const;
   // Null where the space has no channel.
   [[nodiscard]] std::shared_ptr<Client> client_of(SpaceId space) const;

@@ -138,6 +138,8 @@ WaitService::Counts WaitService::counts() const {
   for (const UserWaits* user : users_of(std::nullopt)) {
     counts.clients += user->client_count();
     counts.kept += user->words().hooks();
+    counts.totals += user->worker().totals();
+    counts.letters += user->worker().letters();
   }
   return counts;
 }

@@ -57,6 +57,8 @@ class WaitService {
   struct Counts {
     std::size_t clients = 0;  // address spaces with a channel
     std::size_t kept = 0;     // waits that the daemon keeps
+    WaitTotals totals;        // of all that it has kept
+    std::size_t letters = 0;  // that its workers have not read
   };
   [[nodiscard]] Counts counts() const;
   [[nodiscard]] std::vector<kernel::WatchedThread> threads() const;

@@ -58,6 +58,8 @@ class WaitWorker {
   // Runs it on the worker; false once that has ended.
   bool post(std::function<void()> letter) { return mailbox_->post(std::move(letter)); }
   [[nodiscard]] const std::shared_ptr<kernel::Pulse>& pulse() const { return pulse_; }
+  [[nodiscard]] WaitTotals totals() const { return waits_.totals(); }
+  [[nodiscard]] std::size_t letters() const { return mailbox_->size(); }
   // The keeper of its clients' waits.
   [[nodiscard]] WaitKeeper& keeper() { return waits_; }
   void serve(std::shared_ptr<Client> client);
