@@ -29,7 +29,7 @@ constexpr const char* kFooter =
     "  Keys, each like the option of its name: socket_path (--socket), socket_mode, socket_group,\n"
     "  workers, max_object_bytes, max_objects, max_sessions, max_sessions_per_user,\n"
     "  max_spaces_per_user, max_pinned_per_process, max_pinned_per_user, max_pinned,\n"
-    "  swap_file, swap_bytes, log_level.\n"
+    "  swap_file, swap_bytes, metrics_listen, log_level.\n"
     "  The command line wins over the file.\n\n"
     "EXIT STATUS\n"
     "  0 stopped by a signal, or --check found nothing missing (degraded is not missing);\n"
@@ -90,6 +90,11 @@ Parsed parse(int argc, const char* const* argv) {
                  "without a name; none by default")
       ->type_name("PATH");
   app.add_option("--swap-bytes", line.swap_bytes, "how large the swap file may grow");
+  app.add_option(
+         "--metrics-listen", line.metrics_listen,
+         "serve metrics by HTTP there: 127.0.0.1:9719, [::1]:9719 or unix:/PATH; nowhere by "
+         "default")
+      ->type_name("ADDRESS");
   app.add_option("--log-level", line.log_level,
                  "trace, debug, info, warning, error, critical or off; info by default")
       ->type_name("LEVEL");
@@ -141,6 +146,7 @@ Result<server::Settings> settings_of(const CommandLine& line) {
   override(settings.max_pinned, line.max_pinned);
   if (line.swap_file) settings.swap_file = *line.swap_file;
   override(settings.swap_bytes, line.swap_bytes);
+  override(settings.metrics_listen, line.metrics_listen);
   override(settings.log_level, line.log_level);
   if (auto completed = server::complete(settings); !completed) return propagate(completed);
   return settings;

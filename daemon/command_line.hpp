@@ -31,6 +31,7 @@ struct CommandLine {
   std::optional<std::uint64_t> max_pinned;
   std::optional<std::string> swap_file;
   std::optional<std::uint64_t> swap_bytes;
+  std::optional<std::string> metrics_listen;
   std::optional<std::string> log_level;
 };
 

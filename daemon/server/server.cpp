@@ -2,8 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <boost/asio/post.hpp>
@@ -33,66 +31,6 @@ constexpr std::chrono::seconds kStopWithin{8};
 // Of that, for evictions under way and for pages that are read back from the swap file.
 constexpr std::chrono::milliseconds kEvictionsWithin{1500};
 constexpr std::chrono::milliseconds kBringBackWithin{2000};
-// Workers that do not say anything until then are left out of a report.
-
-Result<sockaddr_un> socket_address(const std::filesystem::path& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  const std::string text = path.string();
-  if (text.size() >= sizeof(address.sun_path)) {
-    return fail(ENAMETOOLONG, "listening on " + text);
-  }
-  text.copy(static_cast<char*>(address.sun_path), sizeof(address.sun_path) - 1);
-  return address;
-}
-
-// Removes a socket file that nobody listens on, left by a daemon that was killed; nothing else.
-Status remove_stale(const std::filesystem::path& path, const sockaddr_un& address) {
-  struct stat info {};
-  if (::lstat(path.c_str(), &info) != 0) {
-    if (errno == ENOENT) return {};
-    return fail_errno("looking at " + path.string());
-  }
-  if (!S_ISSOCK(info.st_mode)) {
-    return fail(EADDRINUSE, "listening on " + path.string() + ": it exists and is not a socket");
-  }
-  const UniqueFd probe{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
-  if (!probe) return fail_errno("making a socket");
-  if (::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ||
-      errno == EAGAIN) {
-    return fail(EADDRINUSE, "listening on " + path.string() + ", where another daemon does");
-  }
-  // EACCES: it is not for us to ask. EPROTOTYPE: a socket of another kind.
-  if (errno != ECONNREFUSED) {
-    return fail(EADDRINUSE, "listening on " + path.string() +
-                                ", which is in use: asking it gives " + std::strerror(errno));
-  }
-  if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
-    return fail_errno("removing the stale socket " + path.string());
-  }
-  return {};
-}
-
-// The file is born without any permission: it gets its mode when its group is right.
-Status bind_to(int fd, const std::filesystem::path& path, const sockaddr_un& address) {
-  const auto bind_now = [&]() -> int {
-    const mode_t before = ::umask(0777);
-    const int bound = ::bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
-    const int error = bound == 0 ? 0 : errno;
-    ::umask(before);
-    return error;
-  };
-  int error = bind_now();
-  if (error == EADDRINUSE) {
-    if (auto removed = remove_stale(path, address); !removed) return propagate(removed);
-    error = bind_now();
-  }
-  if (error == EADDRINUSE) {
-    return fail(error, "listening on " + path.string() + ", which came to be in use just now");
-  }
-  if (error != 0) return fail(error, "listening on " + path.string());
-  return {};
-}
 
 memory::ObjectLimits object_limits(const Settings& settings) {
   return {ByteCount{settings.max_object_bytes}, settings.max_objects};
@@ -114,21 +52,6 @@ std::string counted(std::size_t count, const std::string& what) {
 }
 
 }  // namespace
-
-void SocketFile::bound_at(std::filesystem::path path) {
-  struct stat info {};
-  if (::lstat(path.c_str(), &info) != 0) return;  // somebody removed it already
-  path_ = std::move(path);
-  device_ = info.st_dev;
-  inode_ = info.st_ino;
-}
-
-void SocketFile::remove() {
-  const std::filesystem::path path = std::exchange(path_, {});
-  struct stat info {};
-  if (path.empty() || ::lstat(path.c_str(), &info) != 0) return;
-  if (info.st_dev == device_ && info.st_ino == inode_) (void)::unlink(path.c_str());
-}
 
 Server::Server(Settings settings, const kernel::KernelSupport& support, Reread reread)
     : settings_(std::move(settings)),
@@ -168,6 +91,7 @@ Result<std::unique_ptr<Server>> Server::create(const Settings& settings,
   if (auto started = server->objects_.start(); !started) return propagate(started);
   Status listening = inherited ? server->listen_on(std::move(*inherited)) : server->listen();
   if (!listening) return propagate(listening);
+  if (auto opened = server->open_metrics(); !opened) return propagate(opened);
   return server;
 }
 
@@ -179,31 +103,28 @@ Status Server::open_swap() {
   return {};
 }
 
+Status Server::open_metrics() {
+  if (settings_.metrics_listen.empty()) return {};
+  auto address = parse_metrics_address(settings_.metrics_listen);
+  if (!address) return propagate(address);
+  auto endpoint = MetricsEndpoint::create(
+      *address, settings_.socket_gid,
+      [sources = admin::MetricSources{objects_, *spaces_, *evictor_, *waits_, *pins_, connections_,
+                                      std::chrono::system_clock::now()}] {
+        return admin::gather(sources);
+      });
+  if (!endpoint) return propagate(endpoint);
+  metrics_ = std::move(*endpoint);
+  log::info("metrics are at {}", metrics_->where());
+  return {};
+}
+
 Status Server::listen() {
   const std::filesystem::path& path = settings_.socket_path;
-  auto address = socket_address(path);
-  if (!address) return propagate(address);
-  if (path.has_parent_path()) {
-    std::error_code error;
-    std::filesystem::create_directories(path.parent_path(), error);
-    if (error) return fail(error.value(), "making the directory of " + path.string());
-  }
-
-  UniqueFd fd{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
-  if (!fd) return fail_errno("making the listening socket");
-  if (auto bound = bind_to(fd.get(), path, *address); !bound) return propagate(bound);
-  // At once: a socket that does not listen yet is a stale one to another daemon that starts.
-  const int listening = ::listen(fd.get(), SOMAXCONN);
-  const int listen_errno = errno;
-  listener_.assign(fd.release());
-  socket_file_.bound_at(path);
-  if (listening != 0) return fail(listen_errno, "listening on " + path.string());
-  if (settings_.socket_gid &&
-      ::chown(path.c_str(), static_cast<uid_t>(-1), *settings_.socket_gid) != 0) {
-    return fail_errno("giving " + path.string() + " to group " + settings_.socket_group);
-  }
-  if (::chmod(path.c_str(), settings_.socket_mode) != 0)
-    return fail_errno("chmod of " + path.string());
+  auto fd =
+      listen_at(path, SOCK_SEQPACKET, settings_.socket_gid, settings_.socket_mode, socket_file_);
+  if (!fd) return propagate(fd);
+  listener_.assign(fd->release());
   return {};
 }
 
@@ -290,6 +211,7 @@ void Server::stop() {
   (void)::pthread_sigmask(SIG_BLOCK, &all, nullptr);
   service_manager::stopping();
   supervision_.stop();
+  metrics_.reset();  // it looks at what ends now
   socket_file_.remove();
   kernel::ForeignFd listener{listener_.release()};
   // The manager's stays open, and who connects from here on waits there for the next daemon: a
@@ -364,6 +286,11 @@ void Server::admit(kernel::ForeignFd socket) {
   const auto peer = kernel::peer_credentials(socket.get());
   if (!peer) return;
   std::string refused = why_not(peer->uid);
+  if (!refused.empty()) {
+    (served_.open.size() >= settings_.max_sessions ? connections_.refused_of_all
+                                                   : connections_.refused_of_user)
+        .add();
+  }
   Sessions& sessions = refused.empty() ? served_ : refused_;
   if (!refused.empty() &&
       (refused_.open.size() >= kRefusalsAtOnce || refused_.of(peer->uid) >= kRefusalsOfUser)) {
@@ -372,11 +299,13 @@ void Server::admit(kernel::ForeignFd socket) {
   SessionHost& host = *this;  // here, where the private base can be seen
   auto session = std::make_shared<Session>(std::move(socket), *peer, std::move(refused), host);
   sessions.add(session);
+  connections_.sessions.store(served_.open.size(), std::memory_order_relaxed);
   session->start();
 }
 
 void Server::closed(Session& session) {
   (session.refused() ? refused_ : served_).remove(session.shared_from_this());
+  connections_.sessions.store(served_.open.size(), std::memory_order_relaxed);
 }
 
 std::size_t Server::Sessions::of(uid_t uid) const {

@@ -17,33 +17,17 @@
 #include <set>
 #include <string>
 
+#include "daemon/admin/metrics.hpp"
 #include "daemon/kernel/feature_check.hpp"
 #include "daemon/kernel/log_budget.hpp"
 #include "daemon/server/helpers.hpp"
+#include "daemon/server/metrics_endpoint.hpp"
 #include "daemon/server/session.hpp"
 #include "daemon/server/settings.hpp"
+#include "daemon/server/socket_file.hpp"
 #include "daemon/server/supervision.hpp"
 
 namespace faultline::server {
-
-// The file of a listening socket, for as long as this lives. Must never remove one that another
-// daemon has bound at its place since.
-class SocketFile {
- public:
-  SocketFile() = default;
-  SocketFile(const SocketFile&) = delete;
-  SocketFile& operator=(const SocketFile&) = delete;
-  ~SocketFile() { remove(); }
-
-  // Right after bind(2). While that socket is open, no other file can be taken for its own.
-  void bound_at(std::filesystem::path path);
-  void remove();
-
- private:
-  std::filesystem::path path_;  // empty: none
-  dev_t device_ = 0;
-  ino_t inode_ = 0;
-};
 
 class Server final : private SessionHost {
  public:
@@ -94,6 +78,7 @@ class Server final : private SessionHost {
   void admit(kernel::ForeignFd socket);
   void stop();
   Status open_swap();
+  Status open_metrics();
 
   boost::asio::io_context& control() override { return control_; }
   boost::asio::thread_pool& helpers_of(uid_t uid) override { return helpers_.of(uid); }
@@ -141,6 +126,8 @@ class Server final : private SessionHost {
   // Those that are refused take no place of the others.
   Sessions served_;
   Sessions refused_;
+  admin::ConnectionTally connections_;
+  std::unique_ptr<MetricsEndpoint> metrics_;  // goes before what it looks at
 };
 
 }  // namespace faultline::server

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "daemon/kernel/log.hpp"
+#include "daemon/server/metrics_address.hpp"
 
 namespace faultline::server {
 
@@ -129,6 +130,8 @@ Status read_settings_file(const std::filesystem::path& file, Settings& settings)
           [&](const toml::node& n) { return take_number(n, settings.max_pinned.emplace()); }},
       Key{"swap_file", [&](const toml::node& n) { return take_text(n, swap_path); }},
       Key{"swap_bytes", [&](const toml::node& n) { return take_number(n, settings.swap_bytes); }},
+      Key{"metrics_listen",
+          [&](const toml::node& n) { return take_text(n, settings.metrics_listen); }},
       Key{"log_level", [&](const toml::node& n) { return take_text(n, settings.log_level); }},
   };
   for (const auto& [key_of_node, node] : *table) {
@@ -150,6 +153,17 @@ Status read_settings_file(const std::filesystem::path& file, Settings& settings)
 std::string in_words(const Error& error) {
   return error.code() == EINVAL ? error.attempted() : error.message();
 }
+
+namespace {
+
+Status check_metrics_listen(const Settings& settings) {
+  if (settings.metrics_listen.empty()) return {};
+  auto address = parse_metrics_address(settings.metrics_listen);
+  if (!address) return propagate(address);
+  return {};
+}
+
+}  // namespace
 
 Status complete(Settings& settings) {
   if (settings.socket_path.empty()) settings.socket_path = default_socket_path();
@@ -190,6 +204,7 @@ Status complete(Settings& settings) {
       (settings.swap_bytes < 4096 || settings.swap_bytes > kMostSwap)) {
     return fail(EINVAL, "setting swap_bytes below a page, or beyond 1 PiB");
   }
+  if (auto checked = check_metrics_listen(settings); !checked) return checked;
   if (!log::is_level(settings.log_level)) {
     return fail(EINVAL, "setting log_level to " + settings.log_level +
                             " (trace, debug, info, warning, error, critical or off)");
@@ -218,6 +233,7 @@ std::vector<ShownSetting> shown(const Settings& settings) {
       {"max_pinned", bytes(settings.max_pinned), kLive},
       {"swap_file", settings.swap_file.string(), kAtStart},
       {"swap_bytes", std::to_string(settings.swap_bytes), kAtStart},
+      {"metrics_listen", settings.metrics_listen, kAtStart},
       {"log_level", settings.log_level, kLive},
   };
 }

@@ -32,6 +32,7 @@ struct Settings {
   std::optional<std::uint64_t> max_pinned;           // nothing: half of the machine's memory
   std::filesystem::path swap_file;                   // or a directory; empty: none
   std::uint64_t swap_bytes = 0;                      // how large it may grow; with swap_file only
+  std::string metrics_listen;                        // see metrics_address.hpp; empty: nowhere
   std::string log_level = "info";
 };
 
