@@ -17,7 +17,8 @@ inline constexpr std::size_t kMiB = std::size_t{1} << 20;
 inline constexpr std::size_t kGiB = std::size_t{1} << 30;
 
 struct Options {
-  std::string daemon;  // path of the faultlined to start
+  std::string daemon;        // path of the faultlined to start
+  std::string other_daemon;  // of one to compare it with; empty: none
   int rounds = 15;
   bool quick = false;  // small objects and few rounds: does it run at all?
 };
@@ -54,5 +55,6 @@ std::vector<Result> wait_counts(const Options& options);
 std::vector<Result> mutexes(const Options& options);
 std::vector<Result> pins(const Options& options);
 std::vector<Result> pinned_io(const Options& options);
+std::vector<Result> metrics(const Options& options);
 
 }  // namespace faultline::bench

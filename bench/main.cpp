@@ -50,6 +50,8 @@ constexpr std::array kBenchmarks{
               faultline::bench::pins},
     Benchmark{"pinned_io", "O_DIRECT reads into random pages, pinned for each, against none",
               faultline::bench::pinned_io},
+    Benchmark{"metrics", "faults of a daemon whose metrics are scraped, against one without",
+              faultline::bench::metrics},
 };
 
 std::string footer() {
@@ -91,6 +93,10 @@ int main(int argc, char** argv) {
           ->type_name("N");
   app.add_flag("--quick", options.quick, "small objects: shows that it runs, measures little");
   app.add_option("--daemon", options.daemon, "the faultlined to start, instead of the built one")
+      ->check(CLI::ExistingFile)
+      ->type_name("PATH");
+  app.add_option("--other-daemon", options.other_daemon,
+                 "a faultlined of another build, for metrics to compare faults with")
       ->check(CLI::ExistingFile)
       ->type_name("PATH");
   try {
