@@ -26,7 +26,7 @@ TEST_F(SettingsFile, TakesEveryKey) {
   const Status status = read(
       "socket_path = '/x/y'\nsocket_mode = 0o640\nsocket_group = 'root'\nworkers = 3\n"
       "max_object_bytes = 1048576\nmax_objects = 7\nmax_sessions = 8\nmax_sessions_per_user = 9\n"
-      "max_spaces_per_user = 10\nlog_level = 'debug'\n");
+      "max_spaces_per_user = 10\nmetrics_listen = '[::1]:9719'\nlog_level = 'debug'\n");
   ASSERT_TRUE(status) << status.error().message();
   EXPECT_EQ(settings_.socket_path, "/x/y");
   EXPECT_EQ(settings_.socket_mode, 0640U);
@@ -37,8 +37,18 @@ TEST_F(SettingsFile, TakesEveryKey) {
   EXPECT_EQ(settings_.max_sessions, 8U);
   EXPECT_EQ(settings_.max_sessions_per_user, 9U);
   EXPECT_EQ(settings_.max_spaces_per_user, 10U);
+  EXPECT_EQ(settings_.metrics_listen, "[::1]:9719");
   EXPECT_EQ(settings_.log_level, "debug");
   EXPECT_TRUE(complete(settings_));
+  
+}
+
+TEST_F(SettingsFile, RefusesToShowMetricsToTheNetwork) {
+  EXPECT_TRUE(read("metrics_listen = '0.0.0.0:9719'\n"));
+  const Status status = complete(settings_);
+  ASSERT_FALSE(status);
+  EXPECT_EQ(status.error().code(), EINVAL);
+  EXPECT_NE(status.error().attempted().find("metrics_listen"), std::string::npos);
 }
 
 TEST_F(SettingsFile, RefusesAnUnknownKeyWithItsLine) {
