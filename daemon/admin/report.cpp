@@ -19,7 +19,6 @@ using nlohmann::json;
 using space::SpaceSnapshot;
 using space::VmaSnapshot;
 
-constexpr int kSchema = 1;
 constexpr mode_t kOthersRead = 0004;
 
 // The pid is a guess, the uid is known.
@@ -72,12 +71,12 @@ wire::Stats stats_of_vma(const VmaSnapshot& snapshot, const std::optional<kernel
   return stats;
 }
 
-json to_json(const wire::Stats& stats) {
-  return {
+// Whether the kernel is asked what of a mapping is in memory, which costs milliseconds a GiB.
+enum class Residency { asked, not_asked };
+
+json to_json(const wire::Stats& stats, Residency residency) {
+  json out = {
       {"mapped_bytes", stats.length},
-      {"resident_bytes", stats.resident_bytes},
-      {"shared_bytes", stats.shared_bytes},
-      {"private_bytes", stats.private_bytes},
       {"faults",
        {{"missing", stats.missing_faults},
         {"minor", stats.minor_faults},
@@ -90,6 +89,12 @@ json to_json(const wire::Stats& stats) {
       {"ahead_unused", stats.ahead_unused},
       {"poisoned_pages", stats.poisoned_pages},
   };
+  if (residency == Residency::asked) {
+    out["resident_bytes"] = stats.resident_bytes;
+    out["shared_bytes"] = stats.shared_bytes;
+    out["private_bytes"] = stats.private_bytes;
+  }
+  return out;
 }
 
 json describe(const memory::MemoryObject& object, bool linked, std::size_t mappings) {
@@ -130,9 +135,10 @@ const char* name_of(space::Advice advice) {
   return "normal";
 }
 
-json describe(const VmaSnapshot& snapshot, const std::optional<kernel::PageMap>& map) {
+json describe(const VmaSnapshot& snapshot, const std::optional<kernel::PageMap>& map,
+              Residency residency) {
   const space::Vma& vma = snapshot.vma;
-  json out = to_json(stats_of_vma(snapshot, map));
+  json out = to_json(stats_of_vma(snapshot, map), residency);
   out["start"] = vma.start.value();
   out["end"] = vma.end.value();
   out["object"] = vma.object->id().value();
@@ -143,11 +149,54 @@ json describe(const VmaSnapshot& snapshot, const std::optional<kernel::PageMap>&
   out["perms"] = perms_of(vma);
   out["advice"] = name_of(vma.advice);
   out["broken_pages"] = snapshot.broken;
+  out["broken_bytes"] = vma.page_size().bytes().value() * snapshot.broken;
   return out;
 }
 
-json describe(const SpaceSnapshot& space) {
-  json out = to_json(to_stats(space));
+wire::Stats stats_of_space(const SpaceSnapshot& space, Residency residency) {
+  wire::Stats stats = counted(space.counters, space.ahead_unused);
+  const auto map =
+      residency == Residency::asked ? page_map_of(space.owner.pid, space.owner.uid) : std::nullopt;
+  for (const VmaSnapshot& snapshot : space.vmas) {
+    stats.length += snapshot.vma.length().value();
+    ++stats.mappings;
+    if (map) add_resident(stats, *map, snapshot);
+  }
+  return stats;
+}
+
+// How many there are, without looking at each.
+struct PinTotal {
+  std::uint64_t pins = 0;
+  std::uint64_t bytes = 0;
+};
+
+PinTotal pins_in(const pin::PinService& pins, SpaceId space) {
+  const auto shown = pins.pins_of(space, 0);
+  return shown ? PinTotal{shown->left_out, shown->pinned.value()} : PinTotal{};
+}
+
+std::uint64_t broken_bytes(const SpaceSnapshot& space) {
+  std::uint64_t bytes = 0;
+  for (const VmaSnapshot& vma : space.vmas) {
+    bytes += vma.vma.page_size().bytes().value() * vma.broken;
+  }
+  return bytes;
+}
+
+// What belongs to a space, and is known elsewhere.
+struct Beside {
+  const wait::WaitService& waits;
+  const pin::PinService& pins;
+};
+
+json describe(const SpaceSnapshot& space, Residency residency, const Beside& beside) {
+  json out = to_json(stats_of_space(space, residency), residency);
+  const PinTotal pins = pins_in(beside.pins, space.id);
+  out["pins"] = pins.pins;
+  out["pinned_bytes"] = pins.bytes;
+  out["waits"] = beside.waits.waits_of(space.owner.uid, space.id, 0).left_out;
+  out["broken_bytes"] = broken_bytes(space);
   out["id"] = space.id.value();
   out["pid"] = space.owner.pid;
   out["parent"] = space.owner.parent;
@@ -160,7 +209,18 @@ json describe(const SpaceSnapshot& space) {
 }
 
 json status_report(const DaemonStatus& status, const memory::ObjectDirectory& objects,
-                   const space::Overview& overview, const wait::WaitService::Counts& waits) {
+                   const space::Overview& overview, uid_t viewer, const Beside& beside) {
+  const wait::WaitService::Counts waits = beside.waits.counts();
+  PinTotal pinned;
+  std::size_t waiting_faults = 0;
+  std::size_t of_viewer = 0;
+  for (const SpaceSnapshot& space : overview.spaces) {
+    const PinTotal pins = pins_in(beside.pins, space.id);
+    pinned.pins += pins.pins;
+    pinned.bytes += pins.bytes;
+    waiting_faults += space.waiting_faults;
+    if (space.owner.uid == viewer) ++of_viewer;
+  }
   std::uint64_t resident = 0;
   const auto all = objects.all();
   for (const auto& object : all) resident += object->resident().value();
@@ -177,6 +237,17 @@ json status_report(const DaemonStatus& status, const memory::ObjectDirectory& ob
       {"spaces", overview.spaces.size()},
       {"channels", waits.clients},
       {"kept_waits", waits.kept},
+      {"waiting_faults", waiting_faults},
+      {"pins", pinned.pins},
+      {"pinned_bytes", pinned.bytes},
+      {"yours", {{"sessions", status.sessions_of_viewer}, {"spaces", of_viewer}}},
+      {"limits",
+       {{"objects", status.limits.objects},
+        {"sessions", status.limits.sessions},
+        {"sessions_per_user", status.limits.sessions_per_user},
+        {"spaces_per_user", status.limits.spaces_per_user},
+        {"pinned_bytes", beside.pins.limits().total.value()},
+        {"pinned_bytes_per_user", beside.pins.limits().per_user.value()}}},
       {"objects", all.size()},
       {"object_bytes", resident},
       {"swap_bytes", swap == nullptr ? 0 : swap->limit().value()},
@@ -188,6 +259,7 @@ json status_report(const DaemonStatus& status, const memory::ObjectDirectory& ob
         {"minor", total.minor},
         {"write_protect", total.write_protect},
         {"writes", total.writes}}},
+      {"breaks", total.breaks},
       {"poisoned_pages", total.poisoned},
       {"reclamation",
        {{"pending", overview.reclamation.pending},
@@ -235,24 +307,38 @@ wire::Stats to_stats(const VmaSnapshot& vma, pid_t pid, uid_t uid) {
 }
 
 wire::Stats to_stats(const SpaceSnapshot& space) {
-  wire::Stats stats = counted(space.counters, space.ahead_unused);
-  const auto map = page_map_of(space.owner.pid, space.owner.uid);
-  for (const VmaSnapshot& snapshot : space.vmas) {
-    stats.length += snapshot.vma.length().value();
-    ++stats.mappings;
-    if (map) add_resident(stats, *map, snapshot);
+  return stats_of_space(space, Residency::asked);
+}
+
+std::shared_ptr<memory::MemoryObject> find_shown(uid_t viewer,
+                                                 const memory::ObjectDirectory& objects,
+                                                 const std::string& name, ObjectId id) {
+  std::shared_ptr<memory::MemoryObject> found;
+  for (auto& object : objects.all()) {
+    if (!shown_to(viewer, *object, objects)) continue;
+    if (!name.empty() && object->name() == name) return object;
+    if (object->id() == id) found = object;
   }
-  return stats;
+  return found;
 }
 
 Result<std::string> answer(const wire::AdminRequest& query, uid_t viewer,
                            const DaemonStatus& status, const memory::ObjectDirectory& objects,
                            space::Overview overview, const wait::WaitService& waits,
                            const pin::PinService& pins) {
+  if ((query.flags & ~wire::kAdminNoResidency) != 0) {
+    return fail(EINVAL, "answering with unknown flags");
+  }
+  const auto residency =
+      (query.flags & wire::kAdminNoResidency) != 0 ? Residency::not_asked : Residency::asked;
+  const Beside beside{waits, pins};
   std::vector<SpaceSnapshot>& spaces = overview.spaces;
   json out;
-  if (query.query == wire::AdminQuery::status) {
-    out["status"] = status_report(status, objects, overview, waits.counts());
+  // Of the counters below, for who computes rates.
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  const bool load = query.query == wire::AdminQuery::load;
+  if (load || query.query == wire::AdminQuery::status) {
+    out["status"] = status_report(status, objects, overview, viewer, beside);
   }
   if (query.query == wire::AdminQuery::objects) {
     out["objects"] = object_report(viewer, objects, spaces);
@@ -260,9 +346,11 @@ Result<std::string> answer(const wire::AdminRequest& query, uid_t viewer,
   std::erase_if(spaces, [viewer](const SpaceSnapshot& space) {
     return !sees_all(viewer) && viewer != space.owner.uid;
   });
-  if (query.query == wire::AdminQuery::spaces) {
+  if (load || query.query == wire::AdminQuery::spaces) {
     out["spaces"] = json::array();
-    for (const SpaceSnapshot& space : spaces) out["spaces"].push_back(describe(space));
+    for (const SpaceSnapshot& space : spaces) {
+      out["spaces"].push_back(describe(space, residency, beside));
+    }
   }
   if (query.query == wire::AdminQuery::vmas) {
     const auto pid = static_cast<pid_t>(query.pid);
@@ -271,8 +359,11 @@ Result<std::string> answer(const wire::AdminRequest& query, uid_t viewer,
     for (const SpaceSnapshot& space : spaces) {
       if (space.owner.pid != pid || pid == 0) continue;
       known = true;
-      const auto map = page_map_of(pid, space.owner.uid);
-      for (const VmaSnapshot& vma : space.vmas) out["vmas"].push_back(describe(vma, map));
+      const auto map =
+          residency == Residency::asked ? page_map_of(pid, space.owner.uid) : std::nullopt;
+      for (const VmaSnapshot& vma : space.vmas) {
+        out["vmas"].push_back(describe(vma, map, residency));
+      }
     }
     if (!known) return fail(ESRCH, "looking for mappings of " + no_client(query.pid));
   }
@@ -304,6 +395,7 @@ Result<std::string> answer(const wire::AdminRequest& query, uid_t viewer,
                 "answering unknown query " + std::to_string(static_cast<unsigned>(query.query)));
   }
   out["schema"] = kSchema;
+  out["time_ns"] = std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
   return out.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 

@@ -8,6 +8,7 @@
 #include <sys/types.h>
 
 #include <chrono>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -19,11 +20,24 @@
 
 namespace faultline::admin {
 
+// Of every answer.
+inline constexpr int kSchema = 1;
+
+// What the daemon was told not to go beyond.
+struct DaemonLimits {
+  std::size_t objects = 0;
+  std::size_t sessions = 0;
+  std::size_t sessions_per_user = 0;
+  std::size_t spaces_per_user = 0;
+};
+
 struct DaemonStatus {
   std::string version;
   std::string socket_path;
   std::size_t workers = 0;
   std::size_t sessions = 0;
+  std::size_t sessions_of_viewer = 0;
+  DaemonLimits limits;
   std::size_t watchers = 0;
   std::chrono::seconds uptime{0};
   bool user_mode_only = false;
@@ -37,8 +51,12 @@ struct DaemonStatus {
 [[nodiscard]] bool shown_to(uid_t viewer, const memory::MemoryObject& object,
                             const memory::ObjectDirectory& objects);
 
-// The JSON text, described in docs/faultctl.md. Errors: EINVAL an unknown query; ESRCH vmas or
-// waiters of a process that has none here, or none that viewer may see.
+// Of those that he may see, by its name or else by its id; null where there is none.
+[[nodiscard]] std::shared_ptr<memory::MemoryObject> find_shown(
+    uid_t viewer, const memory::ObjectDirectory& objects, const std::string& name, ObjectId id);
+
+// The JSON text, described in docs/faultctl.md. Errors: EINVAL an unknown query, or flag; ESRCH
+// vmas or waiters of a process that has none here, or none that viewer may see.
 Result<std::string> answer(const wire::AdminRequest& query, uid_t viewer,
                            const DaemonStatus& status, const memory::ObjectDirectory& objects,
                            space::Overview overview, const wait::WaitService& waits,

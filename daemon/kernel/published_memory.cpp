@@ -25,4 +25,20 @@ Result<PublishedMemory> PublishedMemory::create(const std::string& name, ByteCou
   return PublishedMemory{std::move(*memory), std::move(fd)};
 }
 
+ByteCount PublishedMemory::next(ByteCount from, int what) const {
+  const ByteCount size{bytes().size()};
+  if (from >= size) return size;
+  // ENXIO: none from there on. The file offset that this moves is used by nobody.
+  const off_t found = ::lseek(fd_.get(), static_cast<off_t>(from.value()), what);
+  return found < 0 ? size : ByteCount{static_cast<std::uint64_t>(found)};
+}
+
+ByteCount PublishedMemory::next_memory(ByteCount from) const {
+  return next(from, SEEK_DATA);
+}
+
+ByteCount PublishedMemory::next_hole(ByteCount from) const {
+  return next(from, SEEK_HOLE);
+}
+
 }  // namespace faultline::kernel

@@ -22,12 +22,17 @@ class PublishedMemory {
 
   [[nodiscard]] std::byte* data() const { return memory_.data(); }
   [[nodiscard]] std::span<std::byte> bytes() const { return memory_.bytes(); }
+  // Where memory begins, from an offset on, and where it ends: the size where there is none. Reads
+  // nothing, so that nothing takes memory by being looked at.
+  [[nodiscard]] ByteCount next_memory(ByteCount from) const;
+  [[nodiscard]] ByteCount next_hole(ByteCount from) const;
   // To be sent; it stays this object's.
   [[nodiscard]] int fd() const { return fd_.get(); }
   // To be sent once: nobody else gets it from then on.
   [[nodiscard]] UniqueFd take_fd() { return std::move(fd_); }
 
  private:
+  [[nodiscard]] ByteCount next(ByteCount from, int what) const;
   PublishedMemory(MappedMemory memory, UniqueFd fd)
       : memory_(std::move(memory)), fd_(std::move(fd)) {}
 

@@ -262,6 +262,19 @@ PageCount MemoryObject::run_of_holes(PageIndex first, PageCount limit) const {
   return known;
 }
 
+PageCount MemoryObject::swapped_in(PageIndex first, PageCount count) {
+  constexpr std::size_t kRunsAtOnce = 1024;
+  const PageIndex end = first + count;
+  PageCount here;
+  for (PageIndex page = first; page < end && swapped() > PageCount{0};) {
+    const std::lock_guard lock(claims_mutex_);
+    const SwappedPages::Counted counted = swapped_.count(page, end - page, kRunsAtOnce);
+    here = here + counted.here;
+    page = counted.reached;
+  }
+  return here;
+}
+
 void MemoryObject::cool(PageIndex first, PageCount count) {
   const PageIndex end = first + count;
   for (PageIndex page = first; page < end; page = page + PageCount{1}) {

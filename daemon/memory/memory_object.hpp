@@ -172,6 +172,8 @@ class MemoryObject : public std::enable_shared_from_this<MemoryObject> {
   [[nodiscard]] PageCount swapped() const {
     return PageCount{swapped_count_.load(std::memory_order_relaxed)};
   }
+  // How many of these are. Takes the lock for a little at a time, so that nobody waits for a look.
+  [[nodiscard]] PageCount swapped_in(PageIndex first, PageCount count);
   // The first page from here on that is there.
   [[nodiscard]] std::optional<PageIndex> next_swapped(PageIndex page);
 

@@ -1,5 +1,6 @@
 #include "daemon/memory/page_table.hpp"
 
+#include <algorithm>
 #include <cassert>
 
 namespace faultline::memory {
@@ -122,6 +123,39 @@ void PageTable::mark(PageIndex first, PageCount count, PageState state) {
   for (std::uint64_t i = 0; i < count.value(); ++i) {
     entry(first + PageCount{i}).store(static_cast<std::uint8_t>(state), std::memory_order_release);
   }
+}
+
+PageTally PageTable::tally(PageIndex first, PageCount count) const {
+  assert(first.value() + count.value() <= size_.value());
+  std::array<std::uint64_t, 256> seen{};  // by entry
+  const auto offset_of = [](PageIndex page) {
+    return ByteCount{wire::kBoardStates + page.value()};
+  };
+  const auto page_of = [&](ByteCount offset) {
+    return PageIndex{offset.value() - wire::kBoardStates};
+  };
+  const PageIndex end = first + count;
+  for (PageIndex page = first; page < end;) {
+    const PageIndex from = std::min(page_of(board_.next_memory(offset_of(page))), end);
+    seen[0] += (from - page).value();  // absent
+    page = from;
+    if (page == end) break;
+    const PageIndex to = std::min(page_of(board_.next_hole(offset_of(page))), end);
+    for (; page < to; page = page + PageCount{1}) {
+      ++seen[entry(page).load(std::memory_order_relaxed)];
+    }
+  }
+  PageTally tally;
+  for (std::size_t i = 0; i < seen.size(); ++i) {
+    const auto there = static_cast<std::uint8_t>(i);
+    const auto state = static_cast<std::size_t>(state_of(there));
+    if (seen[i] == 0) continue;
+    tally.in_state.at(state) += seen[i];
+    if (state_of(there) == PageState::resident && (there & wire::kPageDirty) != 0) {
+      tally.dirty += seen[i];
+    }
+  }
+  return tally;
 }
 
 PageCount PageTable::run_in_no_memory(PageIndex first, PageCount limit) const {

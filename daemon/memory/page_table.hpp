@@ -30,7 +30,9 @@
 // pins.
 #pragma once
 
+#include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 #include "daemon/kernel/error.hpp"
@@ -47,6 +49,16 @@ enum class PageState : std::uint8_t {
   lost = 3,      // absent, and may have been resident: somebody may still wait for its words
   evicting = 4,  // nobody maps it from here on; it is in memory for a moment longer
   poisoned = 5,  // absent, and its file could not supply it when it was last asked
+};
+
+// How many of some pages are in which state.
+struct PageTally {
+  std::array<std::uint64_t, 6> in_state{};  // by PageState
+  std::uint64_t dirty = 0;                  // of those that are resident
+
+  [[nodiscard]] std::uint64_t in(PageState state) const {
+    return in_state.at(static_cast<std::size_t>(state));
+  }
 };
 
 class PageTable {
@@ -84,6 +96,10 @@ class PageTable {
   [[nodiscard]] bool referenced(PageIndex page) const {
     return (entry(page).load(std::memory_order_acquire) & wire::kPageReferenced) != 0;
   }
+
+  // As they are while it looks, which nobody waits for. Costs what was ever in memory, not the
+  // number of pages.
+  [[nodiscard]] PageTally tally(PageIndex first, PageCount count) const;
 
   // The board, for clients to read; it stays this object's.
   [[nodiscard]] int board_fd() const { return board_.fd(); }

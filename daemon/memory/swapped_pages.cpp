@@ -48,6 +48,23 @@ std::optional<PageIndex> SwappedPages::next(PageIndex page) const {
   return behind->first;
 }
 
+SwappedPages::Counted SwappedPages::count(PageIndex first, PageCount count,
+                                          std::size_t most_runs) const {
+  const PageIndex end = first + count;
+  Counted counted{PageCount{0}, end};
+  auto at = run_with(first);
+  if (at == runs_.end()) at = runs_.lower_bound(first);
+  for (std::size_t looked_at = 0; at != runs_.end() && at->first < end; ++at, ++looked_at) {
+    if (looked_at == most_runs) {
+      counted.reached = at->first;
+      break;
+    }
+    const PageIndex from = std::max(at->first, first);
+    counted.here = counted.here + (std::min(at->first + at->second.count, end) - from);
+  }
+  return counted;
+}
+
 std::vector<SwapSlots> SwappedPages::take(PageIndex first, PageCount count) {
   std::vector<SwapSlots> taken;
   const PageIndex end = first + count;

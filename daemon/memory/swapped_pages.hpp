@@ -3,6 +3,7 @@
 // Runs of pages whose slots follow each other are one entry. Not thread-safe.
 #pragma once
 
+#include <cstddef>
 #include <map>
 #include <optional>
 #include <vector>
@@ -23,6 +24,13 @@ class SwappedPages {
   [[nodiscard]] PageCount run_not_here(PageIndex first, PageCount limit) const;
   // Where the first page from here on is; nothing where there is none.
   [[nodiscard]] std::optional<PageIndex> next(PageIndex page) const;
+  // How many of [first, first + count) are here, as far as it has come when it has looked at so
+  // many runs.
+  struct Counted {
+    PageCount here;
+    PageIndex reached;
+  };
+  [[nodiscard]] Counted count(PageIndex first, PageCount count, std::size_t most_runs) const;
   // Takes those of [first, first + count) that are here out; returns their slots.
   [[nodiscard]] std::vector<SwapSlots> take(PageIndex first, PageCount count);
   [[nodiscard]] std::vector<SwapSlots> take_all();

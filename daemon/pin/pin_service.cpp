@@ -387,4 +387,16 @@ PinTotals PinService::totals() {
   return totals;
 }
 
+void PinService::pins_on(const memory::MemoryObject& object, const PinVisit& visit) const {
+  const PageIndex end = PageIndex{} + object.page_count();
+  for (const auto& member : members()) {
+    const auto space = member->space.lock();
+    if (!space || space->dead() || !space->has(object)) continue;
+    each_granted(*member, [&](const Pin& pin) {
+      if (pin.object != object.id() || pin.ended != 0 || pin.first >= end) return;
+      visit(member->id, pin.first, std::min(pin.count, end - pin.first), pin.own);
+    });
+  }
+}
+
 }  // namespace faultline::pin

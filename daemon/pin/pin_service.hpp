@@ -126,6 +126,12 @@ class PinService final : public memory::PageHolds {
   [[nodiscard]] std::optional<Shown> pins_of(SpaceId space, std::size_t most) const;
   // Looks into the counters of every ledger, and at no pin.
   [[nodiscard]] PinTotals totals();
+  // Calls visit(space, first, count, own) for each pin of pages of the object, within the object;
+  // own: what is pinned are private pages, and nothing of the object is held. As of now: what is
+  // pinned or unpinned meanwhile is seen or not.
+  using PinVisit = std::function<void(SpaceId, PageIndex, PageCount, bool)>;
+  void pins_on(const memory::MemoryObject& object, const PinVisit& visit) const;
+  [[nodiscard]] PinLimits limits() const;
 
  private:
   struct Member {
@@ -139,7 +145,6 @@ class PinService final : public memory::PageHolds {
   // Knows the sizes of the objects that one look meets.
   class Sizes;
 
-  [[nodiscard]] PinLimits limits() const;
   [[nodiscard]] std::shared_ptr<Member> find(SpaceId space) const;
   using Members = std::vector<std::shared_ptr<Member>>;
   [[nodiscard]] Members members() const;

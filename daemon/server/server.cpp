@@ -9,6 +9,7 @@
 #include <cstring>
 #include <utility>
 
+#include "daemon/admin/object_map.hpp"
 #include "daemon/admin/report.hpp"
 #include "daemon/kernel/log.hpp"
 #include "daemon/kernel/signals.hpp"
@@ -347,11 +348,20 @@ std::uint32_t Server::server_flags() const {
 
 void Server::report(const wire::AdminRequest& query, uid_t viewer,
                     std::function<void(Result<std::string>)> done) {
+  if (query.query == wire::AdminQuery::map) {
+    asio::post(helpers_.of(viewer), [this, query, viewer, done = std::move(done)] {
+      done(admin::object_map(query, viewer, objects_, *spaces_, *pins_));
+    });
+    return;
+  }
   admin::DaemonStatus status;
   status.version = FAULTLINE_VERSION;
   status.socket_path = settings_.socket_path.string();
   status.workers = spaces_->worker_count();
   status.sessions = served_.open.size();
+  status.sessions_of_viewer = served_.of(viewer);
+  status.limits = {settings_.max_objects, settings_.max_sessions, settings_.max_sessions_per_user,
+                   settings_.max_spaces_per_user};
   status.watchers = spaces_->feed().watcher_count();
   status.uptime =
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - started_);

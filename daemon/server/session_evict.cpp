@@ -17,18 +17,6 @@ namespace {
 namespace asio = boost::asio;
 using memory::MemoryObject;
 
-// Of those that the viewer may see, by its name or else by its id.
-std::shared_ptr<MemoryObject> find_object(const memory::ObjectDirectory& objects,
-                                          const std::string& name, ObjectId id, uid_t viewer) {
-  std::shared_ptr<MemoryObject> found;
-  for (auto& object : objects.all()) {
-    if (!admin::shown_to(viewer, *object, objects)) continue;
-    if (!name.empty() && object->name() == name) return object;
-    if (object->id() == id) found = object;
-  }
-  return found;
-}
-
 Result<PagesOfObject> pages_of(const wire::EvictRequest& request,
                                std::shared_ptr<MemoryObject> object) {
   const PageSize page_size = object->page_size();
@@ -56,7 +44,7 @@ void Session::on_evict(const Packet& packet) {
   if (!name || body->reserved != 0) return send(bad(malformed("evict")));
   if ((body->flags & ~wire::kEvictCold) != 0)
     return send(bad({EINVAL, "evicting with unknown flags"}));
-  auto object = find_object(host_.objects(), *name, ObjectId{body->object_id}, peer_.uid);
+  auto object = admin::find_shown(peer_.uid, host_.objects(), *name, ObjectId{body->object_id});
   const std::string what =
       "evicting object " + (name->empty() ? std::to_string(body->object_id) : *name);
   if (!object) return send(bad({ENOENT, what + ", which is none that you may see"}));

@@ -886,6 +886,12 @@ VmaSnapshot AddressSpace::show(const Vma& vma) {
   return snapshot;
 }
 
+std::vector<Vma> AddressSpace::mapped_of(const memory::MemoryObject& object) const {
+  std::vector<Vma> mapped = vmas_.all();
+  std::erase_if(mapped, [&](const Vma& vma) { return vma.object.get() != &object; });
+  return mapped;
+}
+
 Result<VmaSnapshot> AddressSpace::vma_at(Vaddr address) {
   return in_turn([&]() -> Result<VmaSnapshot> {
     wait_for_answers_under_way();

@@ -211,6 +211,8 @@ class AddressSpace : public std::enable_shared_from_this<AddressSpace>, private 
   [[nodiscard]] std::vector<Vma> mapped_in(const VaRange& range) const {
     return vmas_.overlapping(range.start, range.end());
   }
+  // Where an object is mapped. Lock-free.
+  [[nodiscard]] std::vector<Vma> mapped_of(const memory::MemoryObject& object) const;
   // What holds an address. Lock-free.
   [[nodiscard]] VmaRef find(Vaddr address) const { return vmas_.find(address); }
   // One step of a populate: makes at most so much from start on resident, and maps it.

@@ -400,15 +400,36 @@ void SpaceService::snapshot(const SpaceRef& ref, Callback<SpaceSnapshot> done) {
   });
 }
 
+std::vector<std::shared_ptr<AddressSpace>> SpaceService::spaces_locked() const {
+  std::vector<std::shared_ptr<AddressSpace>> spaces;
+  for (const auto& [cookie, known] : known_) {
+    if (auto space = known.space.lock()) spaces.push_back(std::move(space));
+  }
+  return spaces;
+}
+
+std::vector<ObjectMappings> SpaceService::mappings_of(const memory::MemoryObject& object) const {
+  std::vector<std::shared_ptr<AddressSpace>> spaces;
+  {
+    const std::lock_guard lock(mutex_);
+    spaces = spaces_locked();
+  }
+  std::vector<ObjectMappings> all;
+  for (const auto& space : spaces) {
+    if (space->dead()) continue;
+    auto vmas = space->mapped_of(object);
+    if (!vmas.empty()) all.push_back({space->id(), space->owner(), std::move(vmas)});
+  }
+  return all;
+}
+
 Overview SpaceService::overview() const {
   Overview overview;
   std::vector<std::shared_ptr<AddressSpace>> spaces;
   {
     const std::lock_guard lock(mutex_);
     overview.total = past_;
-    for (const auto& [cookie, known] : known_) {
-      if (auto space = known.space.lock()) spaces.push_back(std::move(space));
-    }
+    spaces = spaces_locked();
     for (const auto& [uid, user] : users_) {
       add(overview.reclamation, user.domain->status());
     }

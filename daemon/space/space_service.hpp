@@ -53,6 +53,13 @@ struct SpaceTotals {
   std::uint64_t refused_users = 0;
 };
 
+// Where one address space maps an object.
+struct ObjectMappings {
+  SpaceId id;
+  Owner owner;
+  std::vector<Vma> vmas;  // not empty
+};
+
 class SpaceService final : public SpaceRegistry {
  public:
   struct Limits {
@@ -108,6 +115,8 @@ class SpaceService final : public SpaceRegistry {
   [[nodiscard]] Overview overview() const;
   // The same for who asks often: looks at no space. Thread-safe.
   [[nodiscard]] SpaceTotals totals() const;
+  // Of all spaces that live; the same.
+  [[nodiscard]] std::vector<ObjectMappings> mappings_of(const memory::MemoryObject& object) const;
   void session_closed(const SpaceRef& ref);
 
   // Retires every space: no client is left blocked. Blocks, at most until the deadline; false where
@@ -160,6 +169,7 @@ class SpaceService final : public SpaceRegistry {
   void command(const SpaceRef& ref, std::function<Status(AddressSpace&)> step,
                std::function<void(Status)> done);
   [[nodiscard]] std::vector<FaultWorker*> workers() const;
+  [[nodiscard]] std::vector<std::shared_ptr<AddressSpace>> spaces_locked() const;
 
   Limits limits_;
   const Observers observers_;

@@ -115,6 +115,24 @@ TEST(SwappedPages, KnowsWhereEachPageIs) {
   }
 }
 
+// Counted run by run, as far as it may look at once, with what is cut off at both ends left out.
+TEST(SwappedPages, CountsWhatIsThereInSteps) {
+  SwappedPages pages;
+  for (const std::uint64_t first : {0U, 10U, 20U, 30U}) {
+    pages.put(PageIndex{first}, {SlotIndex{1000 - first}, PageCount{5}});
+  }
+  const auto whole = pages.count(PageIndex{2}, PageCount{30}, 100);
+  EXPECT_EQ(whole.here, PageCount{3 + 5 + 5 + 2});
+  EXPECT_EQ(whole.reached, PageIndex{32});
+  const auto step = pages.count(PageIndex{2}, PageCount{30}, 2);
+  EXPECT_EQ(step.here, PageCount{3 + 5});
+  ASSERT_EQ(step.reached, PageIndex{20});
+  const auto rest = pages.count(step.reached, PageCount{12}, 2);
+  EXPECT_EQ(rest.here, PageCount{5 + 2});
+  EXPECT_EQ(rest.reached, PageIndex{32});
+  EXPECT_EQ(pages.count(PageIndex{5}, PageCount{5}, 1).here, PageCount{0});
+}
+
 class EvictionTest : public ::testing::Test {
  protected:
   static constexpr std::uint64_t kPages = 8;

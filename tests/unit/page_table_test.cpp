@@ -1,6 +1,7 @@
 #include "daemon/memory/page_table.hpp"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <thread>
@@ -104,6 +105,38 @@ TEST(PageTable, AClaimHasOneWinnerAmongThreads) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(won.load(), kPages);
+}
+
+// Every page is counted once, in the state it is in; a page that was never looked at costs nothing,
+// and takes no memory by being counted.
+TEST(PageTable, TalliesEveryPageOnce) {
+  constexpr std::uint64_t kPages = std::uint64_t{1} << 26;  // 64 MiB of table
+  auto table = PageTable::create(PageCount{kPages});
+  ASSERT_TRUE(table) << table.error().message();
+  table->mark(PageIndex{10}, PageCount{5}, PageState::resident);
+  table->set_marks(PageIndex{12}, PageCount{2}, wire::kPageDirty | wire::kPageReferenced);
+  table->mark(PageIndex{kPages / 2}, PageCount{7}, PageState::poisoned);
+  ASSERT_TRUE(table->claim(PageIndex{kPages - 1}));
+  ASSERT_TRUE(table->forget(PageIndex{14}));
+  ASSERT_TRUE(table->begin_eviction(PageIndex{12})) << "its mark stays, and is not counted";
+  const PageTally all = table->tally(PageIndex{0}, PageCount{kPages});
+  EXPECT_EQ(all.in(PageState::resident), 3U);
+  EXPECT_EQ(all.dirty, 1U);
+  EXPECT_EQ(all.in(PageState::evicting), 1U);
+  EXPECT_EQ(all.in(PageState::lost), 1U);
+  EXPECT_EQ(all.in(PageState::poisoned), 7U);
+  EXPECT_EQ(all.in(PageState::filling), 1U);
+  EXPECT_EQ(all.in(PageState::absent), kPages - 13);
+  const PageTally some = table->tally(PageIndex{11}, PageCount{2});
+  EXPECT_EQ(some.in(PageState::resident) + some.in(PageState::evicting), 2U);
+  EXPECT_EQ(some.in(PageState::absent), 0U);
+
+  const auto pages = kernel::PageMap::open(::getpid(), 0);
+  ASSERT_TRUE(pages) << pages.error().message();
+  const Vaddr start = kBasePage.round_down(table->address_for_test());
+  const auto scanned = pages->scan(start, kBasePage.round_up(ByteCount{kPages}));
+  ASSERT_TRUE(scanned) << scanned.error().message();
+  EXPECT_LE(scanned->shared.value(), 6U) << "pages of the table that are mapped";
 }
 
 }  // namespace

@@ -28,7 +28,7 @@
 namespace faultline::wire {
 
 inline constexpr std::uint32_t kMagic = 0x314c4c46;  // "FLL1", little-endian
-inline constexpr std::uint16_t kVersion = 4;
+inline constexpr std::uint16_t kVersion = 5;
 inline constexpr std::size_t kMaxPacket = 2048;
 inline constexpr std::size_t kMaxFds = 3;
 inline constexpr std::size_t kMaxName = 128;
@@ -327,14 +327,27 @@ enum class AdminQuery : std::uint32_t {
   vmas = 4,
   waiters = 5,
   pins = 6,
+  load = 7,  // status and spaces, of one moment
+  map = 8,   // what of an object is where
 };
+
+// Bytes in memory are not asked of the kernel, and not in the answer: cheap enough to be asked
+// every second.
+inline constexpr std::uint32_t kAdminNoResidency = 1U << 0;
+
+// Of a map, at most. Without a wish, kMapBuckets.
+inline constexpr std::uint32_t kMostMapBuckets = 2048;
+inline constexpr std::uint32_t kMapBuckets = 256;
 
 struct AdminRequest {
   AdminQuery query{};
   std::uint32_t pid =
       0;  // for vmas; for waiters and pins, 0: all processes that the client may see
-  // For waiters: of this object alone, whichever of the two fits: 0 and empty for all.
+  // For waiters: of this object alone, whichever of the two fits: 0 and empty for all. For map: the
+  // object.
   std::uint64_t object_id = 0;
+  std::uint32_t flags = 0;    // kAdminNoResidency, for spaces, vmas and load
+  std::uint32_t buckets = 0;  // for map: the most that are wanted
   Name object_name{};
   std::array<std::uint8_t, 7> padding{};
 };
@@ -455,7 +468,7 @@ static_assert(sizeof(RequestHeader) == 24);
 static_assert(sizeof(ReplyHeader) == 264);
 static_assert(sizeof(ObjectCreateRequest) == 168 && sizeof(ObjectOpenRequest) == 140);
 static_assert(sizeof(ObjectStatReply) == 192 && sizeof(WatchRequest) == 152);
-static_assert(sizeof(AdminRequest) == 152 && sizeof(WakeRequest) == 32);
+static_assert(sizeof(AdminRequest) == 160 && sizeof(WakeRequest) == 32);
 static_assert(sizeof(EvictRequest) == 168 && sizeof(EvictReply) == 80);
 static_assert(sizeof(DiscardRequest) == 16 && sizeof(DiscardReply) == 8);
 static_assert(sizeof(ProtectRequest) == 24);
