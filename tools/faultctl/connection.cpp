@@ -20,14 +20,20 @@ void limit_waiting(const UniqueFd& socket) {
   const timeval limit{kAnswerWithin.count(), 0};
   for (const int option : {SO_SNDTIMEO, SO_RCVTIMEO}) {
     if (::setsockopt(socket.get(), SOL_SOCKET, option, &limit, sizeof(limit)) != 0) {
-      throw Unreachable(fmt::format("limiting the wait for the daemon: {}", std::strerror(errno)));
+      throw Unreachable(errno, "limiting the wait for the daemon");
     }
   }
 }
 
-std::string words_of(int code) {
-  return code == EAGAIN ? fmt::format("no answer within {} s", kAnswerWithin.count())
-                        : std::strerror(code);
+[[noreturn]] void fail(int code, const std::string& attempted, const std::string& advice = "") {
+  if (code != EAGAIN) throw Unreachable(code, attempted, advice);
+  throw Unreachable(ETIMEDOUT,
+                    fmt::format("{}: no answer within {} s", attempted, kAnswerWithin.count()),
+                    advice);
+}
+
+[[noreturn]] void fail_malformed(const char* how) {
+  throw Unreachable(EPROTO, fmt::format("the daemon's answer is {}", how));
 }
 
 // The errno of connect(2), or 0.
@@ -42,18 +48,15 @@ int try_connect(const UniqueFd& socket, const std::string& path) {
 
 UniqueFd connect_to_first(const std::vector<std::string>& paths) {
   UniqueFd socket{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)};
-  if (!socket) throw Unreachable(fmt::format("making a socket: {}", std::strerror(errno)));
+  if (!socket) throw Unreachable(errno, "making a socket");
   limit_waiting(socket);
   int code = 0;
   for (const std::string& path : paths) {
     code = try_connect(socket, path);
     if (code == 0) return socket;
-    if (!wire::nobody_listens(code)) {
-      throw Unreachable(fmt::format("connecting to the daemon at {}: {}", path, words_of(code)));
-    }
+    if (!wire::nobody_listens(code)) fail(code, "connecting to the daemon at " + path);
   }
-  throw Unreachable(fmt::format("connecting to the daemon at {}: {} (is faultlined running?)",
-                                paths.back(), words_of(code)));
+  fail(code, "connecting to the daemon at " + paths.back(), "is faultlined running?");
 }
 
 }  // namespace
@@ -63,9 +66,18 @@ Connection::Connection(const std::vector<std::string>& socket_paths)
   (void)ask(wire::Op::hello, wire::HelloRequest{});
 }
 
-wire::Packet Connection::exchange(std::span<const std::byte> request, Patience patience) {
+Connection::Connection(const std::vector<std::string>& socket_paths, GreetOnly)
+    : socket_(connect_to_first(socket_paths)) {
+  send(wire::Op::hello, wire::HelloRequest{});
+}
+
+void Connection::send(std::span<const std::byte> request) {
   const int error = wire::send_packet(socket_.get(), request, {});
-  if (error != 0) throw Unreachable("asking the daemon: " + words_of(error));
+  if (error != 0) fail(error, "asking the daemon");
+}
+
+wire::Packet Connection::exchange(std::span<const std::byte> request, Patience patience) {
+  send(request);
   pollfd answered{socket_.get(), POLLIN, 0};
   while (patience == Patience::endless && ::poll(&answered, 1, -1) < 0 && errno == EINTR) {
   }
@@ -75,13 +87,15 @@ wire::Packet Connection::exchange(std::span<const std::byte> request, Patience p
 wire::Packet Connection::receive() {
   wire::Packet packet;
   const int error = wire::receive_packet(socket_.get(), packet);
-  if (error == EPIPE || error == ECONNRESET) throw Unreachable("the daemon closed the connection");
-  if (error != 0) throw Unreachable("asking the daemon: " + words_of(error));
+  if (error == EPIPE || error == ECONNRESET) {
+    throw Unreachable(ECONNRESET, "the daemon closed the connection");
+  }
+  if (error != 0) fail(error, "asking the daemon");
   wire::ReplyHeader reply;
-  if (packet.bytes.size() < sizeof(reply)) throw Unreachable("the daemon's answer is too short");
+  if (packet.bytes.size() < sizeof(reply)) fail_malformed("too short");
   std::memcpy(&reply, packet.bytes.data(), sizeof(reply));
   reply.detail.back() = '\0';
-  if (reply.status < 0) throw Refused(reply.detail.data());
+  if (reply.status < 0) throw Refused::in_words(-reply.status, reply.detail.data());
   return packet;
 }
 

@@ -5,25 +5,14 @@
 #include <chrono>
 #include <cstddef>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "faultline/wire/packet.hpp"
 #include "faultline/wire/protocol.hpp"
+#include "tools/faultctl/failure.hpp"
 
 namespace faultline::ctl {
-
-// Nobody to ask.
-class Unreachable : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
-// The daemon said no, in its words.
-class Refused : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
 
 inline constexpr std::chrono::seconds kAnswerWithin{5};
 
@@ -32,6 +21,9 @@ class Connection {
   // To the first of the paths at which a daemon listens. Throws Unreachable, also where it says
   // nothing for kAnswerWithin, and Refused.
   explicit Connection(const std::vector<std::string>& socket_paths);
+  // The same without waiting for the answer to the greeting: the first receive() reads it.
+  struct GreetOnly {};
+  Connection(const std::vector<std::string>& socket_paths, GreetOnly);
 
   // Asks, and returns the answer: its header has been read, and said yes. Throws the same.
   template <typename Body>
@@ -49,6 +41,11 @@ class Connection {
   wire::Packet ask_patiently(wire::Op op, const Body& body) {
     return exchange(request_of(op, body), Patience::endless);
   }
+  // Asks, and leaves the answer to receive().
+  template <typename Body>
+  void send(wire::Op op, const Body& body) {
+    send(request_of(op, body));
+  }
   // A further packet. Throws the same; Unreachable where the daemon has closed the connection.
   wire::Packet receive();
 
@@ -63,6 +60,7 @@ class Connection {
     header.body_size = sizeof(body);
     return wire::join(header, body);
   }
+  void send(std::span<const std::byte> request);
   wire::Packet exchange(std::span<const std::byte> request, Patience patience);
 
   UniqueFd socket_;

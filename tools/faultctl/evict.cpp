@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <array>
-#include <iostream>
+#include <cerrno>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -13,7 +13,6 @@ namespace faultline::ctl {
 
 namespace {
 
-constexpr int kSchema = 1;
 constexpr std::uint64_t kBasePage = 4096;
 
 // Why pages stayed, as JSON has it and as the text does.
@@ -70,10 +69,9 @@ void evict(const std::vector<std::string>& socket_paths, const wire::EvictReques
   const wire::Packet answer = daemon.ask_patiently(wire::Op::evict, request);
   wire::EvictReply reply;
   if (!wire::read_body<wire::ReplyHeader>(answer.bytes, reply)) {
-    throw Unreachable("the daemon's answer is malformed");
+    throw Unreachable(EPROTO, "the daemon's answer is malformed");
   }
-  std::cout << (as_json ? to_json(reply).dump(2) + "\n" : to_text(reply));
-  if (!std::cout.flush()) throw Refused("writing the answer failed");
+  print(as_json ? to_json(reply).dump(2) + "\n" : to_text(reply));
 }
 
 }  // namespace faultline::ctl

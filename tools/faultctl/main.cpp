@@ -1,126 +1,43 @@
 // faultctl: shows what a running faultlined holds and does, and wakes who waits in vain. This file
-// turns a command line into one question and prints the answer, or follows what happens.
+// turns a command line into one question and hands it on.
 #include <sys/un.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
+#include <cerrno>
 #include <cstdint>
 #include <cstdlib>
 #include <iostream>
 #include <limits>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "faultline/wire/socket_path.hpp"
-#include "tools/faultctl/connection.hpp"
+#include "tools/faultctl/check.hpp"
+#include "tools/faultctl/doctor.hpp"
 #include "tools/faultctl/evict.hpp"
+#include "tools/faultctl/failure.hpp"
+#include "tools/faultctl/help_text.hpp"
+#include "tools/faultctl/map.hpp"
 #include "tools/faultctl/query.hpp"
 #include "tools/faultctl/reload.hpp"
 #include "tools/faultctl/table.hpp"
+#include "tools/faultctl/top.hpp"
 #include "tools/faultctl/usage.hpp"
 #include "tools/faultctl/wake.hpp"
 #include "tools/faultctl/watch.hpp"
 
 namespace {
 
+using faultline::ctl::Failure;
 using faultline::ctl::WrongUsage;
 using faultline::wire::AdminQuery;
 
-constexpr int kExitRefused = 1;
-constexpr int kExitUsage = 2;
-constexpr int kExitUnreachable = 3;
-
-constexpr const char* kDescription =
-    "NAME\n  faultctl - show the memory objects, address spaces, mappings, waits and pins of a "
-    "faultlined\n\n"
-    "DESCRIPTION\n"
-    "  Asks the daemon one question and prints a table, or the JSON text with --json; watch "
-    "prints\n"
-    "  a line for everything that happens until it is stopped; wake wakes, evict takes out of "
-    "memory.\n"
-    "  Root, and the daemon's own user, see everything; everybody else sees the processes and "
-    "objects of their own.";
-constexpr const char* kFooter =
-    "COLUMNS\n"
-    "  RESIDENT  bytes in memory: in objects, of the object, once for all; elsewhere, in this\n"
-    "            process: SHARED pages of the object + PRIVATE copies\n"
-    "  MODE      who may open the object by its name, as chmod(1) writes it\n"
-    "  OPEN      handles of the object, in all processes\n"
-    "  MAPPED    in objects, mappings of the object, in all processes; in spaces, bytes mapped\n"
-    "  FROM      what fills the object's pages: a file, or zero\n"
-    "  PERMS     as /proc/PID/maps writes them: r, w; s or p, shared or private (copy-on-write)\n"
-    "  OFFSET    where in the object the mapping begins, in bytes, hexadecimal\n"
-    "  OBJECT    the object's ID, see objects; NAME, its name, and - where it has none\n"
-    "  KIND      shared, or private (copy-on-write)\n"
-    "  MISSING   faults on pages that were in no memory\n"
-    "  MINOR     faults on pages that were in memory, and not in this mapping\n"
-    "  WP        first writes to pages that were mapped read-only\n"
-    "  ADVICE    how the process said it will touch the mapping, fl_advise\n"
-    "  COPIED    private copies that the daemon installed\n"
-    "  BREAKS    pages that are, or may by now be, the process's own\n"
-    "  AHEAD     copies made before they were asked for; UNUSED: at most so many never were\n"
-    "  POISONED  pages that could not be supplied: SIGBUS\n"
-    "  FAILED    reads of an object's file, or of the swap file, that failed\n"
-    "  SWAPPED   bytes of an object in the swap file, and in no memory\n"
-    "  A PID of ? is a fork child that has neither faulted nor connected yet.\n\n"
-    "KEYS, of words that are waited for\n"
-    "  object:ID+OFFSET  an object's word: all processes that map it wait for the same\n"
-    "  space:ID@ADDRESS  a word of one process's private memory; ID: see spaces --json\n"
-    "  frame:ID+OFFSET   a word of a private page that is waited for by page "
-    "(FL_MAP_WAIT_BY_PAGE):\n"
-    "                    parent and child wait for the same until one writes to the page\n"
-    "  TOLD BY   kernel: the thread waits by itself; else the daemon keeps the wait, and wakes "
-    "the\n"
-    "            thread, or tells the process's queue, eventfd or ring\n"
-    "  WAITED    since the wait began\n"
-    "  wake KEY is for rescue: whose the process is may wake at its private words, and whose the\n"
-    "  object is, or who may open it by name for reading and writing, at its words. Who is woken\n"
-    "  looks at the word again, as after any wake.\n\n"
-    "EVICTION\n"
-    "  evict OBJECT takes pages out of memory, for everybody who maps them: of an object with a "
-    "file\n"
-    "  those that nobody stored to; where the daemon has a swap file (faultlined --swap-file), "
-    "all\n"
-    "  others too. Who uses one next waits until it has been read, and finds what it held. Pinned\n"
-    "  pages stay, and those of 2 MiB: that is no error. The object's owner may ask, and root and "
-    "the\n"
-    "  daemon's own user.\n\n"
-    "PINS, pages that must stay in memory\n"
-    "  GRANTED   bytes that the process may pin without asking for more\n"
-    "  FAST      pins that were had without the daemon; SLOW, those that it brought pages for\n"
-    "  ABSENT, NOT OWN    why they were slow: a page in no memory; a private page not known to be\n"
-    "            the process's own\n"
-    "  NOT KNOWN, BUDGET  why others took longer: a mapping that was new or changing; more than "
-    "was\n"
-    "            granted\n"
-    "  ACCESS    read or write; own: private pages. HELD, for how long; ended: unmapped or\n"
-    "            discarded since\n\n"
-    "EVENTS\n"
-    "  map       a mapping came to be; a remap is an unmap and a map\n"
-    "  unmap     a mapping, or a part of one, went\n"
-    "  fault     DETAIL: missing, minor or wp, as above; by a read or a write\n"
-    "  break     pages of a private mapping became the process's own (copy-on-write)\n"
-    "  fork      DETAIL: the child's address space, which has the parent's mappings\n"
-    "  exit      an address space is gone, and its mappings with it\n"
-    "  SIZE is that of the range; PAGE is the object's, counted from 0. Events that came faster\n"
-    "  than they were read are lost, and how many is told on standard error.\n\n"
-    "ENVIRONMENT\n"
-    "  FAULTLINE_SOCKET  the daemon's socket, where --socket is not given\n"
-    "  XDG_RUNTIME_DIR   where neither is, the user's own daemon is asked, at\n"
-    "                    $XDG_RUNTIME_DIR/faultline/faultlined.sock, and where none listens "
-    "there,\n"
-    "                    the system's, at /run/faultline/faultlined.sock\n\n"
-    "EXIT STATUS\n"
-    "  0 answered; 1 the daemon refused, or knows no such process or object, or nothing can be\n"
-    "  written; 2 wrong usage; 3 no daemon to ask, or none that answers within 5 s (evict: it may\n"
-    "  take any time). watch: 0 after --count events, with SIGINT, SIGTERM or SIGHUP, and when "
-    "nobody\n"
-    "  reads its output any more; 3 also when the daemon goes.\n\n"
-    "SEE ALSO\n  faultlined --help";
-
 struct Command {
-  enum class Kind : std::uint8_t { ask, watch, wake, evict, reload };
+  enum class Kind : std::uint8_t { ask, watch, wake, evict, top, map, check, doctor, reload };
   Kind kind{};
   AdminQuery query{};                                    // to ask
   std::string (*show)(const nlohmann::json&) = nullptr;  // the answer
@@ -132,6 +49,9 @@ struct Question {
   faultline::ctl::Watch to_watch;
   faultline::wire::WakeRequest to_wake;
   faultline::wire::EvictRequest to_evict;
+  faultline::ctl::Top to_top;
+  faultline::ctl::Map to_map;
+  faultline::ctl::Check to_check;
   std::optional<std::string> socket_path;
   bool as_json = false;
 
@@ -182,7 +102,7 @@ struct WaitersWords {
   }
   void add_to(faultline::wire::AdminRequest& request) const {
     if (pid) request.pid = faultline::ctl::pid_from("--pid", *pid);
-    if (object) faultline::ctl::set_object(request, *object);
+    if (object) faultline::ctl::set_object(request, "--object", *object);
   }
 };
 
@@ -231,6 +151,71 @@ struct EvictWords {
   }
 };
 
+// The options of top.
+struct TopWords {
+  std::optional<std::string> interval;
+  std::optional<std::string> count;
+  std::optional<std::string> sort;
+  bool plain = false;
+
+  void add_options(CLI::App& to) {
+    to.add_option("--interval", interval, "between refreshes; 2 by default")->type_name("SECONDS");
+    to.add_option("--count", count, "print so many refreshes and end")->type_name("N");
+    to.add_option("--sort", sort,
+                  "by this column: pid,uid,faults,missing,minor,write_protect,breaks,mapped,"
+                  "resident,copied,waits,pins,command")
+        ->type_name("COLUMN");
+    to.add_flag("--plain", plain, "print lines, on a terminal too");
+  }
+  [[nodiscard]] faultline::ctl::Top meaning(bool as_json) const {
+    faultline::ctl::Top top;
+    top.order = faultline::ctl::order_from(sort.value_or("faults"));
+    if (interval) top.interval = faultline::ctl::seconds_from("--interval", *interval);
+    if (count) top.count = faultline::ctl::count_from("--count", *count);
+    top.plain = plain;
+    top.as_json = as_json;
+    return top;
+  }
+};
+
+// The options of map.
+struct MapWords {
+  std::optional<std::string> svg;
+  std::optional<std::string> buckets;
+
+  void add_options(CLI::App& to) {
+    to.add_option("--svg", svg, "draw it there, as SVG; - for standard output")->type_name("FILE");
+    to.add_option("--buckets", buckets, "in so many cells at most, 1 to 2048")->type_name("N");
+  }
+  [[nodiscard]] faultline::ctl::Map meaning(const std::string& object, bool as_json) const {
+    faultline::ctl::Map map;
+    map.request.query = AdminQuery::map;
+    faultline::ctl::set_object(map.request, "OBJECT", object);
+    if (buckets) map.request.buckets = faultline::ctl::buckets_from(*buckets);
+    if (svg && as_json) throw WrongUsage("--svg or --json, not both");
+    if (svg && svg->empty()) throw WrongUsage("--svg to which FILE?");
+    map.svg = svg;
+    map.as_json = as_json;
+    return map;
+  }
+};
+
+// The options of check.
+struct CheckWords {
+  std::optional<std::string> window;
+
+  void add_options(CLI::App& to) {
+    to.add_option("--window", window, "between the two looks that it takes; 1 by default")
+        ->type_name("SECONDS");
+  }
+  [[nodiscard]] faultline::ctl::Check meaning(bool as_json) const {
+    faultline::ctl::Check check;
+    if (window) check.window = faultline::ctl::seconds_from("--window", *window);
+    check.as_json = as_json;
+    return check;
+  }
+};
+
 // The one argument that a command has besides its options.
 struct Argument {
   std::string name;
@@ -249,7 +234,7 @@ void check_socket_path(const std::string& path) {
 // Throws CLI::ParseError, for --help too, and WrongUsage.
 Question parse(CLI::App& app, int argc, const char* const* argv) {
   Question question;
-  app.footer(kFooter);
+  app.footer(faultline::ctl::kFooter);
   app.set_version_flag("--version", FAULTLINE_VERSION);
   app.require_subcommand(0, 1);
   app.allow_extras();  // told below in words that fit; -3 is no option here
@@ -304,12 +289,32 @@ Question parse(CLI::App& app, int argc, const char* const* argv) {
           "user.");
   object.option = evict->add_option(object.name, object.text, "its name or its id");
   evict_words.add_options(*evict);
-  for (const Argument* argument : {&pid, &key, &object}) argument->option->type_name("");
+  TopWords top_words;
+  CLI::App* const top =
+      add("top", "follow the load: processes by their faults, live", {Command::Kind::top});
+  top->footer("Keys: h while it runs. What the columns mean: faultctl --help");
+  top_words.add_options(*top);
+  Argument mapped{"OBJECT", "map of which OBJECT?", {}};
+  MapWords map_words;
+  CLI::App* const map =
+      add("map", "what of an object is where: memory, swap, copies, pins", {Command::Kind::map});
+  map->footer("What the cells mean: faultctl --help");
+  mapped.option = map->add_option(mapped.name, mapped.text, "its name or its id");
+  map_words.add_options(*map);
+  CheckWords check_words;
+  CLI::App* const check = add("check", "is the daemon reachable and well: one line, for monitoring",
+                              {Command::Kind::check});
+  check->footer("Exit status: 0 well, 1 not well, 3 not reachable");
+  check_words.add_options(*check);
+  add("doctor", "look for what is wrong here, and how to put it right", {Command::Kind::doctor})
+      ->footer("Exit status: 0 no problem, 1 a problem");
+  const std::array<const Argument*, 4> all_arguments{&pid, &key, &object, &mapped};
+  for (const Argument* argument : all_arguments) argument->option->type_name("");
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
     // For the help alone: their absence is told below.
-    for (const Argument* argument : {&pid, &key, &object}) argument->option->required();
+    for (const Argument* argument : all_arguments) argument->option->required();
     throw;
   }
 
@@ -318,6 +323,7 @@ Question parse(CLI::App& app, int argc, const char* const* argv) {
   if (chosen && chosen->query == AdminQuery::vmas) wanted = &pid;
   if (chosen && chosen->kind == Command::Kind::wake) wanted = &key;
   if (chosen && chosen->kind == Command::Kind::evict) wanted = &object;
+  if (chosen && chosen->kind == Command::Kind::map) wanted = &mapped;
   if (wanted != nullptr && wanted->text.empty() && !extras.empty()) {
     wanted->text = extras.front();
     extras.erase(extras.begin());
@@ -346,6 +352,16 @@ Question parse(CLI::App& app, int argc, const char* const* argv) {
     case Command::Kind::evict:
       question.to_evict = evict_words.meaning(object.text);
       break;
+    case Command::Kind::top:
+      question.to_top = top_words.meaning(question.as_json);
+      break;
+    case Command::Kind::map:
+      question.to_map = map_words.meaning(mapped.text, question.as_json);
+      break;
+    case Command::Kind::check:
+      question.to_check = check_words.meaning(question.as_json);
+      break;
+    case Command::Kind::doctor:
     case Command::Kind::reload:
       break;
   }
@@ -353,46 +369,70 @@ Question parse(CLI::App& app, int argc, const char* const* argv) {
   return question;
 }
 
-void answer(const Question& question) {
+// False: answered, and the answer is that something is wrong.
+bool answer(const Question& question) {
   const auto paths = question.socket_path ? std::vector<std::string>{*question.socket_path}
                                           : faultline::wire::client_socket_paths();
-  if (question.command.kind == Command::Kind::watch) {
-    return faultline::ctl::watch(paths, question.to_watch);
-  }
-  if (question.command.kind == Command::Kind::wake) {
-    return faultline::ctl::wake(paths, question.to_wake, question.as_json);
-  }
-  if (question.command.kind == Command::Kind::evict) {
-    return faultline::ctl::evict(paths, question.to_evict, question.as_json);
-  }
-  if (question.command.kind == Command::Kind::reload) {
-    return faultline::ctl::reload(paths, question.as_json);
+  switch (question.command.kind) {
+    case Command::Kind::watch:
+      faultline::ctl::watch(paths, question.to_watch);
+      return true;
+    case Command::Kind::wake:
+      faultline::ctl::wake(paths, question.to_wake, question.as_json);
+      return true;
+    case Command::Kind::evict:
+      faultline::ctl::evict(paths, question.to_evict, question.as_json);
+      return true;
+    case Command::Kind::top:
+      faultline::ctl::top(paths, question.to_top);
+      return true;
+    case Command::Kind::map:
+      faultline::ctl::map(paths, question.to_map);
+      return true;
+    case Command::Kind::check:
+      return faultline::ctl::check(paths, question.to_check);
+    case Command::Kind::doctor:
+      return faultline::ctl::doctor(paths, question.as_json);
+    case Command::Kind::reload:
+      faultline::ctl::reload(paths, question.as_json);
+      return true;
+    case Command::Kind::ask:
+      break;
   }
   const nlohmann::json answer = faultline::ctl::ask(paths, question.to_ask);
-  std::cout << (question.as_json ? answer.dump(2) + "\n" : question.command.show(answer));
-  if (!std::cout.flush()) throw faultline::ctl::Refused("writing the answer failed");
+  faultline::ctl::print(question.as_json ? answer.dump(2) + "\n" : question.command.show(answer));
+  return true;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app{kDescription, "faultctl"};
-  const auto fails = [](const std::exception& error, int code) {
-    std::cerr << "faultctl: " << error.what() << '\n';
-    return code;
+  CLI::App app{faultline::ctl::kDescription, "faultctl"};
+  // Where the command line cannot be read, too.
+  const bool as_json = std::any_of(
+      argv, argv + argc, [](const char* word) { return std::string_view(word) == "--json"; });
+  const auto fails = [as_json](const Failure& failure) {
+    if (as_json) std::cout << faultline::ctl::error_json(failure) << std::flush;
+    std::cerr << "faultctl: " << failure.what() << '\n';
+    return failure.exit_code();
   };
   try {
-    answer(parse(app, argc, argv));
-    return EXIT_SUCCESS;
+    return answer(parse(app, argc, argv)) ? EXIT_SUCCESS : faultline::ctl::kExitRefused;
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? EXIT_SUCCESS : kExitUsage;
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help and --version
+    if (as_json) std::cout << faultline::ctl::error_json(WrongUsage(error.what())) << std::flush;
+    (void)app.exit(error);
+    return faultline::ctl::kExitUsage;
   } catch (const WrongUsage& error) {
-    const int code = fails(error, kExitUsage);
+    const int code = fails(error);
     std::cerr << "Run faultctl --help for more.\n";
     return code;
-  } catch (const faultline::ctl::Refused& error) {
-    return fails(error, kExitRefused);
+  } catch (const Failure& failure) {
+    return fails(failure);
+  } catch (const nlohmann::json::exception&) {
+    return fails(faultline::ctl::Unreachable(
+        EPROTO, "the daemon's answer lacks what this faultctl asks for"));
   } catch (const std::exception& error) {
-    return fails(error, kExitUnreachable);
+    return fails(faultline::ctl::Refused::in_words(EIO, error.what()));
   }
 }

@@ -14,6 +14,7 @@ namespace faultline::ctl {
 // The text that came with an answer. Throws Unreachable where there is none.
 nlohmann::json text_of(const wire::Packet& answer);
 // The daemon is the first that listens at one of the paths. Throws Unreachable and Refused.
-nlohmann::json ask(const std::vector<std::string>& socket_paths, wire::AdminRequest question);
+nlohmann::json ask(const std::vector<std::string>& socket_paths,
+                   const wire::AdminRequest& question);
 
 }  // namespace faultline::ctl

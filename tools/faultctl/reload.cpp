@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <iostream>
-
 #include "tools/faultctl/connection.hpp"
 #include "tools/faultctl/query.hpp"
 
@@ -30,8 +28,7 @@ std::string to_text(const nlohmann::json& reload) {
 void reload(const std::vector<std::string>& socket_paths, bool as_json) {
   Connection daemon(socket_paths);
   const nlohmann::json answer = text_of(daemon.ask(wire::Op::reload));
-  std::cout << (as_json ? answer.dump(2) + "\n" : to_text(answer["reload"]));
-  if (!std::cout.flush()) throw Refused("writing the answer failed");
+  print(as_json ? answer.dump(2) + "\n" : to_text(answer["reload"]));
 }
 
 }  // namespace faultline::ctl

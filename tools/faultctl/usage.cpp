@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <optional>
 #include <sstream>
 
@@ -42,6 +43,18 @@ std::uint64_t count_from(const std::string& what, const std::string& text) {
   return positive<std::uint64_t>(what, text);
 }
 
+std::chrono::milliseconds seconds_from(const std::string& what, const std::string& text) {
+  constexpr double kLeast = 0.1;
+  constexpr double kMost = 3600;
+  double seconds = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stopped, code] = std::from_chars(text.data(), end, seconds, std::chars_format::fixed);
+  if (code != std::errc{} || stopped != end || !(seconds >= kLeast && seconds <= kMost)) {
+    throw WrongUsage(fmt::format("{} must be {} to {} seconds, not {}", what, kLeast, kMost, text));
+  }
+  return std::chrono::milliseconds(std::llround(seconds * 1000));
+}
+
 std::uint32_t event_kinds_from(const std::string& text) {
   const auto& names = event_names();
   std::uint32_t kinds = 0;
@@ -76,8 +89,8 @@ void set_object(wire::WatchRequest& request, const std::string& text) {
   set_object_of(request, "--object", text);
 }
 
-void set_object(wire::AdminRequest& request, const std::string& text) {
-  set_object_of(request, "--object", text);
+void set_object(wire::AdminRequest& request, const char* what, const std::string& text) {
+  set_object_of(request, what, text);
 }
 
 void set_object(wire::EvictRequest& request, const std::string& text) {
