@@ -28,7 +28,10 @@ TEST_F(PackageContents, EachFileIsWhereDebianLooksForIt) {
   for (const char* path :
        {" ./usr/sbin/faultlined\n", " ./usr/bin/faultctl\n", "/systemd/system/faultlined.service\n",
         "/systemd/system/faultlined.socket\n", " ./usr/lib/sysusers.d/faultline.conf\n",
-        " ./usr/lib/tmpfiles.d/faultline.conf\n", " ./etc/faultline/faultline.toml\n"}) {
+        " ./usr/lib/tmpfiles.d/faultline.conf\n", " ./etc/faultline/faultline.toml\n",
+        " ./usr/share/bash-completion/completions/faultctl\n",
+        " ./usr/share/zsh/vendor-completions/_faultctl\n",
+        " ./usr/share/fish/vendor_completions.d/faultctl.fish\n"}) {
     EXPECT_HOLDS(daemon, path);
   }
   const std::string library = files_of("libfaultline1");
