@@ -174,10 +174,17 @@ TEST_F(Hostile, UnknownOperationsAndQueriesAreRefused) {
     for (const unsigned op : {0U, 30U, 255U, 0xffffU}) {
       EXPECT_TRUE(raw.call(static_cast<Op>(op)).refused_with(EOPNOTSUPP)) << op;
     }
-    for (const std::uint32_t query : {0U, 7U, 0xffff'ffffU}) {
+    for (const std::uint32_t query : {0U, 9U, 0xffff'ffffU}) {
       const wire::AdminRequest request{static_cast<wire::AdminQuery>(query), 0};
       EXPECT_TRUE(raw.call(Op::admin, request).refused_with(EINVAL)) << query;
     }
+    wire::AdminRequest wrong{wire::AdminQuery::spaces, 0};
+    wrong.flags = ~wire::kAdminNoResidency;
+    EXPECT_TRUE(raw.call(Op::admin, wrong).refused_with(EINVAL));
+    wrong = {wire::AdminQuery::map, 0, 12345};
+    EXPECT_TRUE(raw.call(Op::admin, wrong).refused_with(ENOENT));
+    wrong.object_name.fill('x');
+    EXPECT_TRUE(raw.call(Op::admin, wrong).refused_with(EPROTO)) << "a name without an end";
     for (const std::uint32_t kind : {0U, 4U, 0xffff'ffffU}) {
       const wire::WordKey key{static_cast<wire::KeyKind>(kind), 0, 1, 0};
       EXPECT_TRUE(raw.call(Op::wake, wire::WakeRequest{key, 1, 0}).refused_with(EINVAL)) << kind;
@@ -1465,8 +1472,9 @@ class Fuzzer {
       case 17:
         return packed(Op::job_free, wire::JobRequest{below(5)});
       default:
-        return packed(Op::admin, wire::AdminRequest{static_cast<wire::AdminQuery>(below(7)),
-                                                    static_cast<std::uint32_t>(::getpid())});
+        return packed(Op::admin, wire::AdminRequest{static_cast<wire::AdminQuery>(below(9)),
+                                                    static_cast<std::uint32_t>(::getpid()),
+                                                    below(3), below(3), below(3000)});
     }
   }
 
