@@ -112,6 +112,15 @@ TEST_F(JsonSchema, EventsAreAsItSays) {
   EXPECT_EQ(valid.code, 0) << valid.output;
 }
 
+TEST_F(JsonSchema, AReloadIsAsItSays) {
+  const std::string settings = (daemon_.directory() / "settings.toml").string();
+  std::ofstream(settings) << "max_sessions = 20\n";
+  const Daemon configured({"--config", settings});
+  socket_ = configured.socket();
+  std::ofstream(settings) << "max_sessions = 30\nworkers = 1\n";
+  EXPECT_EQ(check("reload", "reload"), 0);
+}
+
 // A refusal, wrong usage of each kind, and nobody to ask: each an object, with the exit status that
 // it names.
 TEST_F(JsonSchema, EveryErrorIsAsItSays) {
@@ -126,7 +135,7 @@ TEST_F(JsonSchema, EveryErrorIsAsItSays) {
   EXPECT_EQ(check("status --no-such-option", "error"), 2);
   socket_ = "/nonexistent/socket";
   for (const char* command : {"status", "objects", "spaces", "vmas 1", "waiters", "pins", "watch",
-                              "wake object:1+0x0", "evict x", "top", "map x", "check"}) {
+                              "wake object:1+0x0", "evict x", "top", "map x", "check", "reload"}) {
     EXPECT_EQ(check(command, "error"), 3) << command;
   }
   EXPECT_EQ(check("doctor", "doctor"), 1) << "which needs no daemon";
