@@ -68,8 +68,7 @@ TEST_F(Install, PkgConfigTellsWhatACompilerNeeds) {
 }
 
 TEST_F(Install, TheLibraryExportsItsVersionedInterfaceAndNothingElse) {
-  const Ran symbols =
-      run("nm -D --defined-only $(find " + prefix_ + " -name 'libfaultline.so.1')");
+  const Ran symbols = run("nm -D --defined-only $(find " + prefix_ + " -name 'libfaultline.so.1')");
   ASSERT_EQ(symbols.code, 0) << symbols.output;
   std::istringstream lines(symbols.output);
   std::map<std::string, int> of_version;

@@ -40,7 +40,6 @@ TEST_F(SettingsFile, TakesEveryKey) {
   EXPECT_EQ(settings_.metrics_listen, "[::1]:9719");
   EXPECT_EQ(settings_.log_level, "debug");
   EXPECT_TRUE(complete(settings_));
-  
 }
 
 TEST_F(SettingsFile, RefusesToShowMetricsToTheNetwork) {
