@@ -100,6 +100,19 @@ TEST_F(PackageContents, TheChangelogIsTheProjects) {
   EXPECT_LACKS(changes.output, "warning");
 }
 
+// Releases of one day, and some that have none, are told one after the other all the same.
+TEST_F(PackageContents, TheChangelogsEntriesAreInOrder) {
+  const std::string file = (directory() / "same-day.md").string();
+  std::ofstream(file)
+      << "# Changelog\n\n## 0.3.0 - 2026-11-22\n\n- c\n\n## 0.2.0 - 2026-11-22\n\n- b\n\n"
+         "## 0.1.0 - unreleased\n\n- a\n";
+  const Ran told = run(SOURCE_DIRECTORY "/packaging/changelog " + file +
+                       " 0.3.0-1 'N <n@example.org>' 2000000000 | sed -n 's/^ -- .*>  //p'");
+  EXPECT_EQ(told.output,
+            "Sun, 22 Nov 2026 00:00:00 +0000\nSat, 21 Nov 2026 23:59:59 +0000\n"
+            "Sat, 21 Nov 2026 23:59:58 +0000\n");
+}
+
 TEST_F(PackageContents, LintianFindsNoError) {
   std::string line = "lintian --fail-on error --allow-root";
   for (const auto& path : packages()) line += " " + path.string();
