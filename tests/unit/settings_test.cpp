@@ -144,6 +144,7 @@ Settings all_other() {
   other.max_pinned = 1 << 23;
   other.swap_file = "/tmp";
   other.swap_bytes = 1 << 24;
+  other.metrics_listen = "127.0.0.1:9719";
   other.log_level = "debug";
   return other;
 }
