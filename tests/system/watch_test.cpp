@@ -298,6 +298,7 @@ TEST_F(Watch, HidesOtherUsersEvents) {
   // It was sent nothing: the end of the daemon is the next that it hears.
   daemon_.stop();
   EXPECT_TRUE(asking_for_roots->wait().exited(3));
+  EXPECT_EQ(next(*asking_for_roots)["error"]["code"], "ECONNRESET");
   EXPECT_FALSE(asking_for_roots->line());
 }
 

@@ -33,7 +33,7 @@ void limit_waiting(const UniqueFd& socket) {
 }
 
 [[noreturn]] void fail_malformed(const char* how) {
-  throw Unreachable(EPROTO, fmt::format("the daemon's answer is {}", how));
+  throw Unreachable::in_words(EPROTO, fmt::format("the daemon's answer is {}", how));
 }
 
 // The errno of connect(2), or 0.
@@ -88,7 +88,7 @@ wire::Packet Connection::receive() {
   wire::Packet packet;
   const int error = wire::receive_packet(socket_.get(), packet);
   if (error == EPIPE || error == ECONNRESET) {
-    throw Unreachable(ECONNRESET, "the daemon closed the connection");
+    throw Unreachable::in_words(ECONNRESET, "the daemon closed the connection");
   }
   if (error != 0) fail(error, "asking the daemon");
   wire::ReplyHeader reply;

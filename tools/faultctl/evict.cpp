@@ -69,7 +69,7 @@ void evict(const std::vector<std::string>& socket_paths, const wire::EvictReques
   const wire::Packet answer = daemon.ask_patiently(wire::Op::evict, request);
   wire::EvictReply reply;
   if (!wire::read_body<wire::ReplyHeader>(answer.bytes, reply)) {
-    throw Unreachable(EPROTO, "the daemon's answer is malformed");
+    throw Unreachable::in_words(EPROTO, "the daemon's answer is malformed");
   }
   print(as_json ? to_json(reply).dump(2) + "\n" : to_text(reply));
 }

@@ -27,6 +27,13 @@ Unreachable::Unreachable(int code, const std::string& attempted, const std::stri
               attempted + ": " + words_of(code) + (advice.empty() ? "" : " (" + advice + ")"),
               kExitUnreachable) {}
 
+Unreachable::Unreachable(int code, const std::string& words, Whole)
+    : Failure(code, words, words, kExitUnreachable) {}
+
+Unreachable Unreachable::in_words(int code, const std::string& words) {
+  return {code, words, Whole{}};
+}
+
 Refused::Refused(int code, const std::string& attempted)
     : Refused(code, attempted, attempted + ": " + words_of(code)) {}
 

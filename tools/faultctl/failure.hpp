@@ -31,6 +31,12 @@ class Unreachable : public Failure {
  public:
   // advice: what to do, in brackets behind the words.
   Unreachable(int code, const std::string& attempted, const std::string& advice = "");
+  // Where the words say it all, and those of the errno would not help.
+  static Unreachable in_words(int code, const std::string& words);
+
+ private:
+  struct Whole {};
+  Unreachable(int code, const std::string& words, Whole);
 };
 
 // The daemon said no, or what was asked for cannot be done here.

@@ -57,8 +57,8 @@ void Inquiry::check_time() {
   const auto deadline = give_up_at();
   if (!deadline || Clock::now() < *deadline) return;
   drop();
-  throw Unreachable(ETIMEDOUT,
-                    fmt::format("asking the daemon: no answer within {} s", kAnswerWithin.count()));
+  throw Unreachable::in_words(
+      ETIMEDOUT, fmt::format("asking the daemon: no answer within {} s", kAnswerWithin.count()));
 }
 
 void Inquiry::drop() {

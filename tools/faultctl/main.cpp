@@ -430,7 +430,7 @@ int main(int argc, char** argv) {
   } catch (const Failure& failure) {
     return fails(failure);
   } catch (const nlohmann::json::exception&) {
-    return fails(faultline::ctl::Unreachable(
+    return fails(faultline::ctl::Unreachable::in_words(
         EPROTO, "the daemon's answer lacks what this faultctl asks for"));
   } catch (const std::exception& error) {
     return fails(faultline::ctl::Refused::in_words(EIO, error.what()));

@@ -25,7 +25,7 @@ constexpr std::array<MapStateWords, kMapStates> kWords{{
 }};
 
 [[noreturn]] void malformed() {
-  throw Unreachable(EPROTO, "the daemon's answer is malformed");
+  throw Unreachable::in_words(EPROTO, "the daemon's answer is malformed");
 }
 
 ObjectMap::Counts counts_in(const json& list, std::size_t buckets) {

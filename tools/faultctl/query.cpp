@@ -11,7 +11,7 @@ namespace faultline::ctl {
 nlohmann::json text_of(const wire::Packet& answer) {
   wire::AdminReply body;
   if (answer.fds.size() != 1 || !wire::read_body<wire::ReplyHeader>(answer.bytes, body)) {
-    throw Unreachable(EPROTO, "the daemon's answer is malformed");
+    throw Unreachable::in_words(EPROTO, "the daemon's answer is malformed");
   }
   std::string text(body.json_bytes, '\0');
   std::size_t got = 0;
@@ -22,7 +22,8 @@ nlohmann::json text_of(const wire::Packet& answer) {
     got += static_cast<std::size_t>(n);
   }
   auto parsed = nlohmann::json::parse(text, nullptr, false);
-  if (parsed.is_discarded()) throw Unreachable(EPROTO, "the daemon's answer is malformed");
+  if (parsed.is_discarded())
+    throw Unreachable::in_words(EPROTO, "the daemon's answer is malformed");
   return parsed;
 }
 

@@ -43,7 +43,7 @@ bool TopFeed::take_answers(const std::array<pollfd, 2>& files) {
         take_load(*answer);
         fresh = !load_.busy();
       } else if (!load_.busy()) {
-        throw Unreachable(EPROTO, "the daemon spoke without being asked");
+        throw Unreachable::in_words(EPROTO, "the daemon spoke without being asked");
       }
     } catch (const Refused&) {
       // The process whose mappings are shown is gone. The daemon itself refuses no one later.

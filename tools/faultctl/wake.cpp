@@ -13,7 +13,7 @@ void wake(const std::vector<std::string>& socket_paths, const wire::WakeRequest&
   const wire::Packet answer = daemon.ask(wire::Op::wake, request);
   wire::WakeReply reply;
   if (!wire::read_body<wire::ReplyHeader>(answer.bytes, reply)) {
-    throw Unreachable(EPROTO, "the daemon's answer is malformed");
+    throw Unreachable::in_words(EPROTO, "the daemon's answer is malformed");
   }
   if (as_json) {
     const nlohmann::json out = {

@@ -55,11 +55,12 @@ struct Batch {
 Batch batch_in(const wire::Packet& packet) {
   wire::EventsHeader header;
   const std::size_t before = sizeof(wire::ReplyHeader) + sizeof(header);
-  if (packet.bytes.size() < before) throw Unreachable(EPROTO, "the daemon's answer is too short");
+  if (packet.bytes.size() < before)
+    throw Unreachable::in_words(EPROTO, "the daemon's answer is too short");
   std::memcpy(&header, packet.bytes.data() + sizeof(wire::ReplyHeader), sizeof(header));
   if (header.count > wire::kMaxEvents ||
       packet.bytes.size() != before + header.count * sizeof(wire::Event)) {
-    throw Unreachable(EPROTO, "the daemon's answer is malformed");
+    throw Unreachable::in_words(EPROTO, "the daemon's answer is malformed");
   }
   Batch batch{header.lost, std::vector<wire::Event>(header.count)};
   if (header.count > 0) {
