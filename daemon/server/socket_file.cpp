@@ -1,5 +1,6 @@
 #include "daemon/server/socket_file.hpp"
 
+#include <grp.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -50,6 +51,11 @@ Status remove_stale(const std::filesystem::path& path, const sockaddr_un& addres
     return fail_errno("removing the stale socket " + path.string());
   }
   return {};
+}
+
+std::string name_of_group(gid_t gid) {
+  const group* const known = ::getgrgid(gid);
+  return known == nullptr ? std::to_string(gid) : known->gr_name;
 }
 
 // The file is born without any permission: it gets its mode when its group is right.
@@ -108,7 +114,8 @@ Result<UniqueFd> listen_at(const std::filesystem::path& path, int type, std::opt
   file.bound_at(path);
   if (listening != 0) return fail(listen_errno, "listening on " + path.string());
   if (group && ::chown(path.c_str(), static_cast<uid_t>(-1), *group) != 0) {
-    return fail_errno("giving " + path.string() + " to group " + std::to_string(*group));
+    const int error = errno;  // before the group's name is asked for
+    return fail(error, "giving " + path.string() + " to group " + name_of_group(*group));
   }
   if (::chmod(path.c_str(), mode) != 0) return fail_errno("chmod of " + path.string());
   return fd;

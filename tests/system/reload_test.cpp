@@ -56,7 +56,7 @@ TEST_F(Reload, ALowerLimitTakesNothingAway) {
   const auto second = create(client, kPage);
   write("max_objects = 1\nmax_sessions = 1\nmax_spaces_per_user = 1\n");
   EXPECT_EQ(ctl(daemon, "reload").code, 0);
-  const auto mapped = map(second, kPage, FL_MAP_SHARED);
+  const auto mapped = map(second, kPage, FL_MAP_SHARED | FL_MAP_WRITE);
   std::memset(mapped.data(), 7, kPage);
   EXPECT_EQ(mapped[kPage - 1], std::byte{7});
   const Ran refused = ctl(daemon, "status");
@@ -135,7 +135,7 @@ TEST_F(Reload, MayComeAtAnyTime) {
   for (int round = 0; round < 20; ++round) {
     const Client client = connect(daemon.socket());
     const auto object = create(client, 16 * kPage);
-    const auto mapped = map(object, 16 * kPage, FL_MAP_PRIVATE);
+    const auto mapped = map(object, 16 * kPage, FL_MAP_PRIVATE | FL_MAP_WRITE);
     std::memset(mapped.data(), round, 16 * kPage);
     EXPECT_EQ(mapped[16 * kPage - 1], static_cast<std::byte>(round));
   }
