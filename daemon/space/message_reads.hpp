@@ -12,9 +12,11 @@
 //   1. begin() is before the system call, and that before the client's thread goes on, by the lock
 //      of the kernel's queue: whatever the client does next, and whoever learns of it from the
 //      client through memory, by release and acquire, comes after begin(), and so cannot find an
-//      older state of the word. begin() needs no order of its own.
+//      older state of the word.
 //   2. Where it finds that read over, by acquire, it has end()'s release behind it: it sees
-//      everything that was carried out.
+//      everything that was carried out. It may find it over by what the next begin() wrote, which
+//      is no part of end()'s release sequence: so begin() releases too, and comes after end() by
+//      the order of the turns.
 // So to come after every event that the client knows of, it is enough to look once: none is under
 // way; or one is, and when that one is over, it is so. What is read later came later.
 //
@@ -35,7 +37,7 @@ class MessageReads {
 
   // --- by whoever has the turn
   void begin() noexcept {
-    word_.store(word_.load(std::memory_order_relaxed) | kUnderWay, std::memory_order_relaxed);
+    word_.store(word_.load(std::memory_order_relaxed) | kUnderWay, std::memory_order_release);
   }
   // True: somebody awaits it, and is to be told.
   [[nodiscard]] bool end() noexcept {
