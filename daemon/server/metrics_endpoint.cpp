@@ -308,10 +308,17 @@ class MetricsEndpoint::Listener final : private Keeper {
   }
 
   void accept_when_ready() {
-    listening_.async_wait(asio::posix::stream_descriptor::wait_read,
-                          [this](const error_code& error) {
-                            if (!error) accept_one();
-                          });
+    listening_.async_wait(
+        asio::posix::stream_descriptor::wait_read, [this](const error_code& error) {
+          if (error) return;
+          try {
+            accept_one();
+          } catch (const std::exception& failure) {
+            // Whoever came loses its connection; the next must not find nobody who accepts it.
+            log_.log(log::Level::error, {}, "accepting a reader of metrics: {}", failure.what());
+            pause(kAcceptPause);
+          }
+        });
   }
 
   void pause(Clock::duration time) {
