@@ -15,8 +15,10 @@ void Pulse::begin() {
 void Pulse::ask(Clock::time_point now) {
   if (asked_at_.load(std::memory_order_acquire) != 0) return;
   asked_at_.store(now.time_since_epoch().count(), std::memory_order_relaxed);
-  const bool posted = mailbox_->post(
-      [self = shared_from_this()] { self->asked_at_.store(0, std::memory_order_release); });
+  // A letter that nobody reads any more must not keep this, and by it its own box.
+  const bool posted = mailbox_->post([weak = weak_from_this()] {
+    if (const auto self = weak.lock()) self->asked_at_.store(0, std::memory_order_release);
+  });
   if (!posted) asked_at_.store(0, std::memory_order_relaxed);
 }
 
