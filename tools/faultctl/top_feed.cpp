@@ -17,7 +17,10 @@ TopFeed::Clock::time_point TopFeed::wake_at() const {
     if (const auto give_up = inquiry->give_up_at()) wake = std::min(wake, *give_up);
   }
   if (!load_.busy() && (!paused_ || once_)) wake = std::min(wake, next_load_);
-  if (!residency_.busy() && !paused_ && looks_ > 0) wake = std::min(wake, next_residency_);
+  // As ask_what_is_due() has it: who wakes for what is not asked then never sleeps.
+  if (!residency_.busy() && !paused_ && looks_ > 0 && trouble_.empty()) {
+    wake = std::min(wake, next_residency_);
+  }
   return wake;
 }
 
