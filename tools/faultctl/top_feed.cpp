@@ -49,9 +49,9 @@ bool TopFeed::take_answers(const std::array<pollfd, 2>& files) {
         throw Unreachable::in_words(EPROTO, "the daemon spoke without being asked");
       }
     } catch (const Refused&) {
-      // The process whose mappings are shown is gone. The daemon itself refuses no one later.
-      if (!pid_ || asked_ != Asked::vmas) throw;
-      choose(std::nullopt);
+      // The process whose mappings were asked for is gone. The daemon itself refuses no one later.
+      if (asked_ != Asked::vmas) throw;
+      if (asked_pid_ == pid_) choose(std::nullopt);
       ++looks_;
       fresh = true;
     }
