@@ -210,6 +210,13 @@ TEST_F(MapOfObject, NeverWritesHalfAPicture) {
   const Ran full = ctl("map o --svg /dev/full");
   EXPECT_EQ(full.code, 1) << full.output;
   EXPECT_TRUE(std::filesystem::is_character_file("/dev/full")) << "it was not replaced";
+  // As /dev/stdout is one, to a file where it is redirected.
+  const std::filesystem::path link = daemon_.directory() / "link.svg";
+  std::filesystem::create_symlink(here, link);
+  EXPECT_EQ(ctl("map o --svg " + link.string()).code, 0);
+  EXPECT_TRUE(std::filesystem::is_symlink(link)) << "it was not replaced either";
+  std::ifstream through(here);
+  EXPECT_EQ(std::string(std::istreambuf_iterator<char>(through), {}), ctl("map o --svg -").output);
   for (const auto& entry : std::filesystem::directory_iterator(daemon_.directory())) {
     EXPECT_EQ(entry.path().filename().string().find("picture.svg."), std::string::npos)
         << "nothing is left beside it";

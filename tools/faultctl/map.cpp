@@ -38,12 +38,20 @@ void write_all(int fd, std::string_view text, const std::string& path) {
   }
 }
 
-// Whole, or not at all: under another name beside it first. What is no file is written to as it is.
+// Whole, or not at all: under another name beside it first. What is no file is written to as it is,
+// and so is what a link leads to: /dev/stdout is one, and must stay one.
 void write_file(const std::string& path, const std::string& text) {
-  const UniqueFd special{::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY)};
+  const UniqueFd there{::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY)};
+  struct stat itself {};
   struct stat info {};
-  if (special && ::fstat(special.get(), &info) == 0 && !S_ISREG(info.st_mode)) {
-    return write_all(special.get(), text, path);
+  if (there && (::lstat(path.c_str(), &itself) != 0 || ::fstat(there.get(), &info) != 0)) {
+    throw Refused(errno, "writing the picture to " + path);
+  }
+  if (there && !S_ISREG(itself.st_mode)) {
+    if (S_ISREG(info.st_mode) && ::ftruncate(there.get(), 0) != 0) {
+      throw Refused(errno, "writing the picture to " + path);
+    }
+    return write_all(there.get(), text, path);
   }
   std::string beside = path + ".XXXXXX";
   UniqueFd file{::mkostemp(beside.data(), O_CLOEXEC)};
@@ -52,7 +60,7 @@ void write_file(const std::string& path, const std::string& text) {
     const mode_t mask = ::umask(0);
     (void)::umask(mask);
     constexpr mode_t kEverybody = 0666;
-    const mode_t mode = special ? info.st_mode & 07777U : kEverybody & ~mask;
+    const mode_t mode = there ? info.st_mode & 07777U : kEverybody & ~mask;
     if (::fchmod(file.get(), mode) != 0) throw Refused(errno, "writing the picture to " + path);
     write_all(file.get(), text, path);
     if (::rename(beside.c_str(), path.c_str()) != 0) {
