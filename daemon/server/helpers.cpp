@@ -38,10 +38,12 @@ asio::thread_pool& Helpers::of(uid_t uid) {
 
 bool Helpers::stop(std::chrono::steady_clock::time_point deadline) {
   reports_.stop();
+  settings_.stop();
   for (const auto& [uid, pool] : by_user_) {
     if (pool) pool->stop();
   }
   bool all = join_until(reports_, deadline);
+  all = join_until(settings_, deadline) && all;
   for (const auto& [uid, pool] : by_user_) {
     if (!pool || join_until(*pool, deadline)) continue;
     log::line(log::Level::error, {.uid = uid}, "a file or a process of uid {} holds a helper up",

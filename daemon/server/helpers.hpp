@@ -22,12 +22,16 @@ class Helpers {
   // one who holds them up.
   boost::asio::thread_pool& reports() { return reports_; }
 
+  // For reading the settings again, one time after the other. No client has work done there.
+  boost::asio::thread_pool& settings() { return settings_; }
+
   // Waits for what has begun, and drops the rest; false where something did not come to an end
   // until then: this object must then not be destroyed.
   [[nodiscard]] bool stop(std::chrono::steady_clock::time_point deadline);
 
  private:
   boost::asio::thread_pool reports_{2};
+  boost::asio::thread_pool settings_{1};
   std::map<uid_t, std::unique_ptr<boost::asio::thread_pool>> by_user_;
 };
 

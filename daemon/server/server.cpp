@@ -160,7 +160,7 @@ void Server::await_signal() {
 
 void Server::reload(std::function<void(Result<std::string>)> done) {
   // One after the other, by one thread: none brings back what another has replaced.
-  asio::post(helpers_.of(::geteuid()), [this, done = std::move(done)] {
+  asio::post(helpers_.settings(), [this, done = std::move(done)] {
     auto read = reread_();
     asio::post(control_, [this, read = std::move(read), done]() mutable {
       if (!read) return done(propagate(read));

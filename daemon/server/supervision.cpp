@@ -28,15 +28,23 @@ void Supervision::stop() {
 }
 
 void Supervision::tick() {
-  if (std::string text = sources_.status(); text != last_status_) {
-    service_manager::status(text);
-    last_status_ = std::move(text);
-  }
+  tell_status();
   if (watched_ && all_go_round()) service_manager::alive();
   clock_.expires_after(every_);
   clock_.async_wait([this](const boost::system::error_code& error) {
     if (!error) tick();
   });
+}
+
+// It takes a look at every object, so not at every tick of a short interval.
+void Supervision::tell_status() {
+  const auto now = std::chrono::steady_clock::now();
+  if (now < status_due_) return;
+  status_due_ = now + std::min<std::chrono::steady_clock::duration>(kStatusEvery, kTicks * every_);
+  std::string text = sources_.status();
+  if (text == last_status_) return;
+  service_manager::status(text);
+  last_status_ = std::move(text);
 }
 
 bool Supervision::all_go_round() {
@@ -46,7 +54,13 @@ bool Supervision::all_go_round() {
     const auto overdue = worker.pulse->overdue(now);
     worker.pulse->ask(now);
     // Asked at the last tick, a moment before it or after it.
-    if (!overdue || *overdue < every_ + every_ / 2) continue;
+    if (!overdue || *overdue < every_ + every_ / 2) {
+      if (stuck_.erase(worker.pulse.get()) > 0) {
+        log::info("{} (thread {}) goes round its loop again", worker.pulse->name(),
+                  worker.pulse->thread());
+      }
+      continue;
+    }
     if (worker.pulse->held_up_by_client()) {
       log_.log(log::Level::warn, {.uid = worker.uid},
                "{} has been held up by a client of uid {} for {} ms, who has its memory map",
@@ -54,14 +68,13 @@ bool Supervision::all_go_round() {
       continue;
     }
     all = false;
-    if (!std::exchange(stuck_, true)) {
+    if (stuck_.insert(worker.pulse.get()).second) {
       log::line(log::Level::critical, {.uid = worker.uid},
                 "{} (thread {}) has not gone round its loop for {} ms: the service manager is not "
                 "told that all is well",
                 worker.pulse->name(), worker.pulse->thread(), ms(*overdue));
     }
   }
-  if (all && std::exchange(stuck_, false)) log::info("all workers go round their loops again");
   return all;
 }
 

@@ -15,6 +15,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -42,13 +43,15 @@ class Supervision {
 
  private:
   void tick();
+  void tell_status();
   [[nodiscard]] bool all_go_round();
 
   boost::asio::steady_timer clock_;
   const Sources sources_;
   std::chrono::microseconds every_{};
   bool watched_ = false;
-  bool stuck_ = false;
+  std::set<const kernel::Pulse*> stuck_;  // workers stay as long as the daemon
+  std::chrono::steady_clock::time_point status_due_{};
   std::string last_status_;
   kernel::LogBudget log_{1};
 };

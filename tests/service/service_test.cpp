@@ -201,6 +201,27 @@ TEST_F(Service, ADropInChangesIt) {
   expect_serves();
 }
 
+TEST_F(Service, MetricsOfAUnixSocketAreForItsGroup) {
+  must("groupadd watchers && useradd --groups watchers ann");
+  must(std::string("printf 'metrics_listen = \"unix:/run/faultline/metrics.sock\"\\n"
+                   "socket_group = \"watchers\"\\n' >") +
+       kSettings);
+  drop_in("[Service]\nSupplementaryGroups=watchers\n");
+  must("systemctl start faultlined");
+  EXPECT_EQ(must("stat --format %G:%a /run/faultline/metrics.sock"), "watchers:660\n");
+  const std::string get =
+      "python3 -c 'import socket; s=socket.socket(socket.AF_UNIX); "
+      "s.connect(\"/run/faultline/metrics.sock\"); s.sendall(b\"GET /metrics "
+      "HTTP/1.0\\r\\n\\r\\n\"); "
+      "print(s.makefile().read())'";
+  EXPECT_NE(must("runuser -u ann -- " + get).find("faultline_build_info"), std::string::npos);
+  EXPECT_NE(run(kJoe + get).code, 0);
+  // On the loopback device, which the unit's filters leave open.
+  must(std::string("printf 'metrics_listen = \"127.0.0.1:9719\"\\n' >") + kSettings);
+  must("systemctl restart faultlined");
+  EXPECT_NE(journal().find("127.0.0.1:9719"), std::string::npos) << journal();
+}
+
 TEST_F(Service, SettingsMayBeAbsent) {
   must(std::string("rm ") + kSettings);
   must("systemctl start faultlined");

@@ -117,7 +117,7 @@ TEST_F(SupervisionTest, TellsTheStatusWhenItHasChanged) {
   run_for(3 * kTick, true);
   EXPECT_EQ(heard().status, std::vector<std::string>{"as it began"});
   status_ = "another";
-  run_for(3 * kTick, true);
+  run_for(kWithin + 2 * kTick, true);
   EXPECT_EQ(heard().status, std::vector<std::string>{"another"});
   supervision.stop();
 }
