@@ -29,10 +29,20 @@ std::optional<Pulse::Clock::duration> Pulse::overdue(Clock::time_point now) cons
 }
 
 bool Pulse::held_up_by_client() const {
-  // proc(5): the number of the system call that the thread is in, or "running".
-  std::ifstream in("/proc/self/task/" + std::to_string(thread()) + "/syscall");
-  long number = -1;
-  return in >> number && number == SYS_ioctl;
+  const std::string task = "/proc/self/task/" + std::to_string(thread());
+  // proc(5): the number of the system call that the thread sleeps in, -1 where it is a page fault,
+  // or "running".
+  long number = 0;
+  std::ifstream call(task + "/syscall");
+  if (call >> number && (number == SYS_ioctl || number == -1)) return true;
+  // A page fault within another call, such as a futex(2) that wakes somebody, has that call's
+  // number; so has the wait for a file's lock. Both are slept in uninterruptibly, which a wait for
+  // ourselves is not.
+  std::string text;
+  std::ifstream stat(task + "/stat");
+  std::getline(stat, text);
+  const auto name_end = text.rfind(") ");
+  return name_end != std::string::npos && text.substr(name_end + 2, 1) == "D";
 }
 
 }  // namespace faultline::kernel

@@ -35,8 +35,11 @@ class Pulse : public std::enable_shared_from_this<Pulse> {
   void ask(Clock::time_point now);
   // How long an answer has been due; nothing where none is.
   [[nodiscard]] std::optional<Clock::duration> overdue(Clock::time_point now) const;
-  // Whether the thread is within an ioctl(2): those that workers call wait for the memory map of a
-  // client, which the client can hold. Anything else that keeps it from its letters is our own.
+  // Whether the thread sleeps in what a client can make last: an ioctl(2), because those that
+  // workers call wait for the memory map of a client; or a page fault, because memory that is
+  // shared with a client has no pages while the client punches a hole into it, which it can do
+  // slowly; or any other sleep that is not to be interrupted, as for the lock of a client's memfd.
+  // Anything else that keeps the thread from its letters is our own.
   [[nodiscard]] bool held_up_by_client() const;
   [[nodiscard]] const std::string& name() const { return name_; }
   [[nodiscard]] pid_t thread() const { return thread_.load(std::memory_order_relaxed); }

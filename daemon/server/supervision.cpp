@@ -63,7 +63,7 @@ bool Supervision::all_go_round() {
     }
     if (worker.pulse->held_up_by_client()) {
       log_.log(log::Level::warn, {.uid = worker.uid},
-               "{} has been held up by a client of uid {} for {} ms, who has its memory map",
+               "{} has been held up by a client of uid {} for {} ms, in the kernel",
                worker.pulse->name(), worker.uid, ms(*overdue));
       continue;
     }

@@ -3,13 +3,16 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/futex.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <fstream>
 #include <future>
 #include <string>
@@ -77,40 +80,95 @@ TEST_F(PulseTest, AWaitOfItsOwnIsNoClientsDoing) {
   go.set_value();
 }
 
-// As a worker is that answers a fault while a client has its memory map: the ioctl reads from
-// memory that nobody supplies until the end of the test.
-TEST_F(PulseTest, AnIoctlThatDoesNotReturnIs) {
-  const UniqueFd uffd{static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC))};
-  if (!uffd) GTEST_SKIP() << "userfaultfd(2) of this user: " << std::strerror(errno);
-  uffdio_api api{};
-  api.api = UFFD_API;
-  ASSERT_EQ(::ioctl(uffd.get(), UFFDIO_API, &api), 0);
-  char* const memory = static_cast<char*>(
-      ::mmap(nullptr, 2 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-  ASSERT_NE(memory, MAP_FAILED);
-  uffdio_register range{};
-  range.range = {reinterpret_cast<std::uintptr_t>(memory), 2 * kPage};
-  range.mode = UFFDIO_REGISTER_MODE_MISSING;
-  ASSERT_EQ(::ioctl(uffd.get(), UFFDIO_REGISTER, &range), 0);
+// Memory of two pages that nobody supplies until the end of the test.
+class HeldMemory {
+ public:
+  HeldMemory() {
+    uffd_ = UniqueFd{static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC))};
+    if (!uffd_) return;
+    uffdio_api api{};
+    api.api = UFFD_API;
+    EXPECT_EQ(::ioctl(uffd_.get(), UFFDIO_API, &api), 0);
+    base_ = static_cast<char*>(
+        ::mmap(nullptr, 2 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    EXPECT_NE(base_, MAP_FAILED);
+    uffdio_register range{};
+    range.range = {address(), 2 * kPage};
+    range.mode = UFFDIO_REGISTER_MODE_MISSING;
+    EXPECT_EQ(::ioctl(uffd_.get(), UFFDIO_REGISTER, &range), 0);
+  }
+  HeldMemory(const HeldMemory&) = delete;
+  HeldMemory& operator=(const HeldMemory&) = delete;
+  ~HeldMemory() {
+    if (uffd_) ::munmap(base_, 2 * kPage);
+  }
 
+  [[nodiscard]] bool had() const { return static_cast<bool>(uffd_); }
+  [[nodiscard]] int uffd() const { return uffd_.get(); }
+  [[nodiscard]] char* base() const { return base_; }
+  [[nodiscard]] std::uintptr_t address() const { return reinterpret_cast<std::uintptr_t>(base_); }
+
+  // Until somebody has touched it, who sleeps at once.
+  void await_touch() const {
+    uffd_msg message{};
+    ASSERT_EQ(::read(uffd_.get(), &message, sizeof(message)), sizeof(message));
+  }
+  void supply(std::size_t page) const {
+    uffdio_zeropage zero{};
+    zero.range = {address() + page * kPage, kPage};
+    EXPECT_EQ(::ioctl(uffd_.get(), UFFDIO_ZEROPAGE, &zero), 0);
+  }
+
+ private:
+  UniqueFd uffd_;
+  char* base_ = nullptr;
+};
+
+// As a worker is that answers a fault while a client has its memory map.
+TEST_F(PulseTest, AnIoctlThatDoesNotReturnIs) {
+  const HeldMemory memory;
+  if (!memory.had()) GTEST_SKIP() << "userfaultfd(2) of this user: " << std::strerror(errno);
   std::jthread worker([&] {
     pulse_->begin();
     uffdio_copy copy{};
-    copy.dst = reinterpret_cast<std::uintptr_t>(memory);
+    copy.dst = memory.address();
     copy.src = copy.dst + kPage;
     copy.len = kPage;
-    EXPECT_EQ(::ioctl(uffd.get(), UFFDIO_COPY, &copy), 0);
+    EXPECT_EQ(::ioctl(memory.uffd(), UFFDIO_COPY, &copy), 0);
   });
-  uffd_msg message{};
-  ASSERT_EQ(::read(uffd.get(), &message, sizeof(message)), sizeof(message));  // it is in there
+  memory.await_touch();
   await_sleep(pulse_->thread());
   EXPECT_TRUE(pulse_->held_up_by_client());
+  memory.supply(1);
+}
 
-  uffdio_zeropage zero{};
-  zero.range = {reinterpret_cast<std::uintptr_t>(memory) + kPage, kPage};
-  EXPECT_EQ(::ioctl(uffd.get(), UFFDIO_ZEROPAGE, &zero), 0);
-  worker.join();
-  ::munmap(memory, 2 * kPage);
+// As a worker is that looks into a ring while its client punches a hole into it, slowly: the kernel
+// lets nobody have a page of it meanwhile.
+TEST_F(PulseTest, AFaultOfItsOwnThatDoesNotReturnIs) {
+  const HeldMemory memory;
+  if (!memory.had()) GTEST_SKIP() << "userfaultfd(2) of this user: " << std::strerror(errno);
+  std::jthread worker([&] {
+    pulse_->begin();
+    EXPECT_EQ(*static_cast<volatile char*>(memory.base()), 0);
+  });
+  memory.await_touch();
+  await_sleep(pulse_->thread());
+  EXPECT_TRUE(pulse_->held_up_by_client());
+  memory.supply(0);
+}
+
+// As above, where it wakes a thread of the client.
+TEST_F(PulseTest, AFaultWithinAnotherSystemCallIs) {
+  const HeldMemory memory;
+  if (!memory.had()) GTEST_SKIP() << "userfaultfd(2) of this user: " << std::strerror(errno);
+  std::jthread worker([&] {
+    pulse_->begin();
+    EXPECT_EQ(::syscall(SYS_futex, memory.base(), FUTEX_WAKE, 1, nullptr, nullptr, 0), 0);
+  });
+  memory.await_touch();
+  await_sleep(pulse_->thread());
+  EXPECT_TRUE(pulse_->held_up_by_client());
+  memory.supply(0);
 }
 
 }  // namespace
