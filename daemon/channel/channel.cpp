@@ -7,6 +7,7 @@
 #include <bit>
 #include <cassert>
 #include <climits>
+#include <cstddef>
 #include <utility>
 
 #include "daemon/kernel/client_memory.hpp"
@@ -131,13 +132,19 @@ std::uint32_t Channel::next_record(std::uint32_t from) const {
   const std::uint32_t used =
       std::min(record(0).tid.load(std::memory_order_acquire), wire::kThreadRecords - 1);
   if (from > used) return 0;
-  // A look at a page that is not there would make one.
-  const off_t data =
-      ::lseek(records_fd_.get(), static_cast<off_t>(from * wire::kRecordBytes), SEEK_DATA);
-  if (data < 0) return 0;  // ENXIO: there is nothing behind it
-  const auto at = std::max(
-      from, static_cast<std::uint32_t>(static_cast<std::size_t>(data) / wire::kRecordBytes));
-  return at <= used ? at : 0;
+  // A look at a page that is not there would make one, and lseek(2) to the next that is waits for
+  // the file's lock, which the client can hold for ever, as by a write(2) from memory that faults.
+  // A read(2) does neither. A thread has its record from when it wrote down who it is.
+  for (std::uint32_t at = from; at <= used; ++at) {
+    std::uint32_t tid = 0;
+    const std::size_t place = at * wire::kRecordBytes + offsetof(wire::ThreadRecord, tid);
+    if (::pread(records_fd_.get(), &tid, sizeof(tid), static_cast<off_t>(place)) ==
+            static_cast<ssize_t>(sizeof(tid)) &&
+        tid != 0) {
+      return at;
+    }
+  }
+  return 0;
 }
 
 }  // namespace faultline::channel

@@ -4,15 +4,21 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/userfaultfd.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <future>
 #include <memory>
-#include <set>
 #include <span>
 #include <thread>
 #include <vector>
@@ -36,15 +42,15 @@ UniqueFd records_of(std::size_t bytes = wire::kRecordsBytes, int seals = F_SEAL_
 class ChannelTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    const UniqueFd records = records_of();
-    auto made = Channel::create(kernel::ForeignFd{UniqueFd{::dup(records.get())}});
+    records_fd_ = records_of();
+    auto made = Channel::create(kernel::ForeignFd{UniqueFd{::dup(records_fd_.get())}});
     ASSERT_TRUE(made) << made.error().message();
     channel_ = std::move(*made);
     const UniqueFd rings = channel_->take_rings_fd();
     rings_ = static_cast<wire::Rings*>(
         ::mmap(nullptr, sizeof(wire::Rings), PROT_READ | PROT_WRITE, MAP_SHARED, rings.get(), 0));
     records_ = static_cast<std::byte*>(::mmap(nullptr, wire::kRecordsBytes, PROT_READ | PROT_WRITE,
-                                              MAP_SHARED | MAP_NORESERVE, records.get(), 0));
+                                              MAP_SHARED | MAP_NORESERVE, records_fd_.get(), 0));
     ASSERT_NE(rings_, MAP_FAILED);
     ASSERT_NE(static_cast<void*>(records_), MAP_FAILED);
   }
@@ -84,6 +90,10 @@ class ChannelTest : public ::testing::Test {
   [[nodiscard]] wire::ThreadRecord& record(std::uint32_t index) const {
     return *reinterpret_cast<wire::ThreadRecord*>(records_ + index * wire::kRecordBytes);
   }
+  void use(std::uint32_t index, std::uint64_t since) {
+    record(index).tid = static_cast<std::uint32_t>(::gettid());
+    record(index).since = since;
+  }
   [[nodiscard]] std::vector<std::uint64_t> visited() const {
     std::vector<std::uint64_t> seen;
     channel_->each_record([&](wire::ThreadRecord& each) { seen.push_back(each.since.load()); });
@@ -93,6 +103,7 @@ class ChannelTest : public ::testing::Test {
   std::unique_ptr<Channel> channel_;
   wire::Rings* rings_ = nullptr;
   std::byte* records_ = nullptr;
+  UniqueFd records_fd_;
 };
 
 // Memory that could shrink under the daemon, or is too short, is none for records.
@@ -320,24 +331,55 @@ TEST_F(ChannelTest, AHeadFromAnywhereDoesNoHarm) {
 TEST_F(ChannelTest, OnlyRecordsInUseAreVisited) {
   EXPECT_TRUE(visited().empty());
   record(0).tid = 3;
-  record(1).since = 11;
-  record(3).since = 13;
-  record(4).since = 14;  // beyond what is said to be in use
-  const auto seen = visited();
-  EXPECT_EQ(std::multiset(seen.begin(), seen.end()), (std::multiset<std::uint64_t>{0, 11, 13}));
+  use(1, 11);
+  record(2).since = 12;  // whose thread has ended
+  use(3, 13);
+  use(4, 14);  // beyond what is said to be in use
+  EXPECT_EQ(visited(), (std::vector<std::uint64_t>{11, 13}));
 }
 
 // A number of records that there cannot be is no more than there are, and memory that the client
 // did not touch is not touched by looking.
 TEST_F(ChannelTest, ANumberOfRecordsThatCannotBeIsNoMoreThanAll) {
   record(0).tid = 0xffffffff;
-  record(1000).since = 5;
-  const std::uint32_t last = wire::kThreadRecords - 1;
-  record(last).since = 6;
-  const auto seen = visited();
-  EXPECT_EQ(std::count(seen.begin(), seen.end(), 5U), 1);
-  EXPECT_EQ(seen.back(), 6U);
-  EXPECT_LE(seen.size(), 6U) << "two records a page, and three pages";
+  use(1000, 5);
+  use(wire::kThreadRecords - 1, 6);
+  EXPECT_EQ(visited(), (std::vector<std::uint64_t>{5, 6}));
+  struct stat info {};
+  ASSERT_EQ(::fstat(records_fd_.get(), &info), 0);
+  EXPECT_EQ(info.st_blocks * 512, 3 * 4096) << "three pages";
+}
+
+// A client that writes to its records from memory that nobody supplies has their file's lock.
+TEST_F(ChannelTest, WhoHasTheLockOfItsRecordsHoldsNobodyUp) {
+  const UniqueFd uffd{static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC))};
+  if (!uffd) GTEST_SKIP() << "userfaultfd(2) of this user: " << std::strerror(errno);
+  uffdio_api api{};
+  api.api = UFFD_API;
+  ASSERT_EQ(::ioctl(uffd.get(), UFFDIO_API, &api), 0);
+  constexpr std::size_t kPage = 4096;
+  void* const memory =
+      ::mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(memory, MAP_FAILED);
+  uffdio_register range{};
+  range.range = {reinterpret_cast<std::uintptr_t>(memory), kPage};
+  range.mode = UFFDIO_REGISTER_MODE_MISSING;
+  ASSERT_EQ(::ioctl(uffd.get(), UFFDIO_REGISTER, &range), 0);
+  record(0).tid = 1000;
+  use(1, 11);
+
+  std::jthread writer([&] {
+    EXPECT_EQ(::pwrite(records_fd_.get(), memory, kPage, wire::kRecordsBytes - kPage),
+              static_cast<ssize_t>(kPage));
+  });
+  uffd_msg message{};
+  ASSERT_EQ(::read(uffd.get(), &message, sizeof(message)), sizeof(message));  // it has it
+  auto seen = std::async(std::launch::async, [&] { return visited(); });
+  EXPECT_EQ(seen.wait_for(std::chrono::seconds(5 * kSlower)), std::future_status::ready);
+  EXPECT_EQ(::ioctl(uffd.get(), UFFDIO_UNREGISTER, &range.range), 0);  // wakes the writer
+  writer.join();
+  EXPECT_EQ(seen.get(), std::vector<std::uint64_t>{11});
+  ::munmap(memory, kPage);
 }
 
 }  // namespace
