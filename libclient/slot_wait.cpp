@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "libclient/asked_wait.hpp"
@@ -41,8 +43,27 @@ struct Looked {
 };
 
 constexpr unsigned kRememberedBits = 6;
+using Remembered = std::array<Looked, std::size_t{1} << kRememberedBits>;
+// A pointer, because the loader has little room for the thread-local memory of a library that
+// dlopen(3) brings: some 1.6 KiB, for all of them.
 // NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): each thread remembers its own
-thread_local constinit std::array<Looked, std::size_t{1} << kRememberedBits> remembered;
+thread_local constinit Remembered* remembered __attribute__((tls_model("initial-exec"))) = nullptr;
+
+struct AtThreadEnd {
+  AtThreadEnd() = default;
+  AtThreadEnd(const AtThreadEnd&) = delete;
+  AtThreadEnd& operator=(const AtThreadEnd&) = delete;
+  // A destructor that runs later may still wait or wake: it then begins anew.
+  ~AtThreadEnd() { const std::unique_ptr<Remembered> last(std::exchange(remembered, nullptr)); }
+};
+
+Remembered& my_remembered() {
+  if (remembered == nullptr) {
+    static thread_local const AtThreadEnd until_then;
+    remembered = std::make_unique<Remembered>().release();
+  }
+  return *remembered;
+}
 
 // Whether what was looked up still holds.
 bool holds(const Reading&, const Looked& looked) {
@@ -72,7 +93,7 @@ Looked look_up(std::uintptr_t address, Channel& channel) {
 Looked place_now(std::uintptr_t address) {
   // Words that are used together tend to be a multiple of a power of two apart.
   constexpr std::uint64_t kMix = 0x9e3779b97f4a7c15;
-  Looked& last = remembered[((address >> 2) * kMix) >> (64 - kRememberedBits)];
+  Looked& last = my_remembered()[((address >> 2) * kMix) >> (64 - kRememberedBits)];
   if (last.address == address) {
     const Reading reading;
     if (holds(reading, last)) return last;
