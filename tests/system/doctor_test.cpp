@@ -64,6 +64,27 @@ TEST_F(Doctor, EverythingThatIsNotWellHasAFix) {
   EXPECT_EQ(finding(all, "RLIMIT_NOFILE")["verdict"], "warning");
 }
 
+// faultctl is not linked to the library: what loads it later, as a plug-in's program does, may.
+TEST_F(Doctor, LoadsTheLibraryThatIsThere) {
+  const auto versions = finding(
+      findings(daemon_.socket(), "LD_LIBRARY_PATH=" BUILD_DIRECTORY "/libclient "), "versions");
+  EXPECT_EQ(versions["verdict"], "ok") << versions;
+  EXPECT_NE(versions["detail"].get<std::string>().find(std::string("libfaultline ") + fl_version()),
+            std::string::npos)
+      << versions;
+}
+
+TEST_F(Doctor, ALibraryThatCannotBeLoadedIsNotOneThatIsAbsent) {
+  const std::string broken = (daemon_.directory() / "broken").string();
+  std::filesystem::create_directory(broken);
+  std::ofstream(broken + "/libfaultline.so.1") << "no library";
+  const auto versions =
+      finding(findings(daemon_.socket(), "LD_LIBRARY_PATH=" + broken + " "), "versions");
+  EXPECT_EQ(versions["verdict"], "warning") << versions;
+  EXPECT_NE(versions["detail"].get<std::string>().find("cannot be loaded: "), std::string::npos)
+      << versions;
+}
+
 // A user whom the socket's mode keeps out is told that, and not that there is no daemon.
 TEST_F(Doctor, TellsWhoMayNotConnect) {
   if (::geteuid() != 0) GTEST_SKIP() << "SKIPPED: becoming another user takes root";

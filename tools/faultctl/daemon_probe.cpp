@@ -10,6 +10,8 @@
 #include <cstring>
 #include <fstream>
 #include <optional>
+#include <string>
+#include <string_view>
 
 #include "tools/faultctl/failure.hpp"
 #include "tools/faultctl/query.hpp"
@@ -100,22 +102,41 @@ Finding mode_of(const json& status) {
   return {"served", Verdict::warning, "degraded: " + lacks, fix};
 }
 
+// What the loader finds of the library.
+struct FoundLibrary {
+  std::string words = "no libfaultline.so here";
+  std::optional<std::string> version;
+  bool broken = false;  // it is there, and cannot be loaded
+};
+
+FoundLibrary find_library() {
+  FoundLibrary found;
+  void* const loaded = ::dlopen(FAULTLINE_LIBRARY, RTLD_LAZY | RTLD_LOCAL);
+  if (loaded == nullptr) {
+    // It has no number for that: the words are the loader's own.
+    const std::string_view absent = FAULTLINE_LIBRARY ": cannot open shared object file: No such";
+    const std::string why = ::dlerror();
+    if (why.rfind(absent, 0) == 0) return found;
+    found.words = "a libfaultline that cannot be loaded: " + why;
+    found.broken = true;
+    return found;
+  }
+  using Version = const char* (*)();
+  if (const auto version = reinterpret_cast<Version>(::dlsym(loaded, "fl_version"))) {
+    found.version = version();
+    found.words = "libfaultline " + *found.version;
+  }
+  // It stays: a library that hooks forks is never closed.
+  return found;
+}
+
 Finding versions(const json& status) {
   const auto daemon = status.at("version").get<std::string>();
-  std::string library = "no libfaultline.so here";
-  std::optional<std::string> of_library;
-  if (void* const loaded = ::dlopen(FAULTLINE_LIBRARY, RTLD_LAZY | RTLD_LOCAL)) {
-    using Version = const char* (*)();
-    if (const auto version = reinterpret_cast<Version>(::dlsym(loaded, "fl_version"))) {
-      of_library = version();
-      library = "libfaultline " + *of_library;
-    }
-    // It stays: a library that hooks forks is never closed.
-  }
+  const FoundLibrary library = find_library();
   const std::string detail =
-      fmt::format("faultctl {}, faultlined {}, {}", FAULTLINE_VERSION, daemon, library);
-  const bool same =
-      daemon == FAULTLINE_VERSION && (!of_library || *of_library == FAULTLINE_VERSION);
+      fmt::format("faultctl {}, faultlined {}, {}", FAULTLINE_VERSION, daemon, library.words);
+  const bool same = daemon == FAULTLINE_VERSION && !library.broken &&
+                    (!library.version || *library.version == FAULTLINE_VERSION);
   if (same) return {"versions", Verdict::ok, detail, ""};
   return {"versions", Verdict::warning, detail,
           "install the same version of all three, and restart the daemon"};
