@@ -147,10 +147,7 @@ void Server::await_signal() {
     if (error) return;
     if (signal == SIGHUP) {
       service_manager::reloading();
-      reload([](const Result<std::string>& reloaded) {
-        if (!reloaded) log::error("the settings stay as they are: {}", in_words(reloaded.error()));
-        service_manager::ready();
-      });
+      reload([](const Result<std::string>&) { service_manager::ready(); });
       return await_signal();
     }
     log::info("{}: taking no more work", ::strsignal(signal));
@@ -163,7 +160,10 @@ void Server::reload(std::function<void(Result<std::string>)> done) {
   asio::post(helpers_.settings(), [this, done = std::move(done)] {
     auto read = reread_();
     asio::post(control_, [this, read = std::move(read), done]() mutable {
-      if (!read) return done(propagate(read));
+      if (!read) {
+        log::error("the settings stay as they are: {}", in_words(read.error()));
+        return done(propagate(read));
+      }
       if (inherited_) read->settings.socket_path = settings_.socket_path;
       Reloaded reloaded{read->file, changes(settings_, read->settings)};
       take_over(read->settings);

@@ -79,6 +79,8 @@ TEST_F(Reload, AFileThatIsWrongChangesNothing) {
     const Ran refused = ctl(daemon, "reload");
     EXPECT_EQ(refused.code, 1) << wrong << refused.output;
   }
+  EXPECT_NE(daemon.log().find("the settings stay as they are: reading settings"), std::string::npos)
+      << daemon.log();
   std::filesystem::remove(file_);
   const Ran missing = ctl(daemon, "reload");
   EXPECT_EQ(missing.code, 1);
