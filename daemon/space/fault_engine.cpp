@@ -192,8 +192,10 @@ bool FaultEngine::no_page_for_copy(const Vma& vma, PageIndex page) {
 void FaultEngine::warn_of_no_huge_page(const Vma& vma, PageIndex page, FaultCounters& done) const {
   if (!no_page_for_copy(vma, page)) return;
   ++done.poisoned;
-  identity_.log("page {} of object {} at {:#x} cannot be copied: no page of 2 MiB is left: SIGBUS",
-                page.value(), vma.object->id().value(), vma.address_of(page).value());
+  identity_.log_about(
+      {.object = vma.object->id().value(), .page = page.value()},
+      "page {} of object {} at {:#x} cannot be copied: no page of 2 MiB is left: SIGBUS",
+      page.value(), vma.object->id().value(), vma.address_of(page).value());
 }
 
 Answer FaultEngine::unprotect_page(const Vma& vma, PageIndex page, Fault& fault,
@@ -261,8 +263,9 @@ Answer FaultEngine::poison(const Vma& vma, PageIndex page, const char* reason,
   switch (result.error) {
     case 0:
       ++done.poisoned;
-      identity_.log("page {} of object {} at {:#x} cannot be supplied: {}: SIGBUS", page.value(),
-                    vma.object->id().value(), address.value(), reason);
+      identity_.log_about({.object = vma.object->id().value(), .page = page.value()},
+                          "page {} of object {} at {:#x} cannot be supplied: {}: SIGBUS",
+                          page.value(), vma.object->id().value(), address.value(), reason);
       return Answer::poisoned;
     case EAGAIN:
     case ENOMEM:

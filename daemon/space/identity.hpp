@@ -35,9 +35,17 @@ class Identity {
   // At the error level, within the budget of its user: a client can cause every such line at will.
   template <typename... Arguments>
   void log(fmt::format_string<Arguments...> format, Arguments&&... arguments) const {
-    kernel::log_budget_of(uid_).log(log::Level::error,
-                                    {.uid = uid_, .pid = pid(), .space = id_.value()},
-                                    "space {} (pid {}): {}", id_.value(), pid(),
+    log_about({}, format, std::forward<Arguments>(arguments)...);
+  }
+  // The same of a line that is about more than the space.
+  template <typename... Arguments>
+  void log_about(log::About about, fmt::format_string<Arguments...> format,
+                 Arguments&&... arguments) const {
+    about.uid = uid_;
+    about.pid = pid();
+    about.space = id_.value();
+    kernel::log_budget_of(uid_).log(log::Level::error, about, "space {} (pid {}): {}", id_.value(),
+                                    pid(),
                                     fmt::format(format, std::forward<Arguments>(arguments)...));
   }
 

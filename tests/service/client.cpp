@@ -1,8 +1,10 @@
 // A client for machines: makes objects until it may not, or holds memory until it is told to look.
-// Usage: service_client make COUNT | hold READY GO
+// Usage: service_client make COUNT | hold READY GO | shrink FILE
 //   make  makes COUNT objects at once; prints "made N", and why there were no more
 //   hold  writes to a shared and a private mapping, makes the file READY, waits for the file GO,
 //         and has exit status 0 where it finds there what it wrote
+//   shrink  makes FILE, an object of it, then cuts the file and reads what is gone: SIGBUS
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -53,12 +55,24 @@ int hold(const std::string& ready, const std::string& go) {
   ::_exit(right ? 0 : 1);  // what it would give back, nobody is there to take
 }
 
+int shrink(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, 0600);
+  if (fd < 0 || ::ftruncate(fd, 8192) != 0) return 2;
+  const auto client = faultline::client::connect();
+  const auto object = client.create({.file_fd = fd});
+  const auto mapping = object.map(faultline::sharing::shared);
+  if (::ftruncate(fd, 4096) != 0) return 2;
+  const volatile char* const bytes = mapping.as<char>().data();
+  return bytes[4096] == 0 ? 0 : 1;  // not reached
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const std::vector<std::string> words(argv + 1, argv + argc);
   if (words.size() == 2 && words[0] == "make") return make(std::stoul(words[1]));
   if (words.size() == 3 && words[0] == "hold") return hold(words[1], words[2]);
-  std::cerr << "usage: service_client make COUNT | hold READY GO\n";
+  if (words.size() == 2 && words[0] == "shrink") return shrink(words[1]);
+  std::cerr << "usage: service_client make COUNT | hold READY GO | shrink FILE\n";
   return 2;
 }

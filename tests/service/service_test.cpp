@@ -318,6 +318,21 @@ TEST_F(Service, TheJournalKnowsWhomALineIsAbout) {
   EXPECT_FALSE(line["FAULTLINE_PID"].is_null()) << line;
 }
 
+// The line that has the process has the object too, so that it is found by either.
+TEST_F(Service, TheJournalKnowsWhichPageCouldNotBeSupplied) {
+  must("systemctl start faultlined");
+  const Ran killed = machine_->run(std::string(kJoe) + SERVICE_CLIENT " shrink /tmp/shrinks");
+  EXPECT_NE(killed.code, 0) << killed.output;
+  const auto line =
+      nlohmann::json::parse(must("journalctl --no-pager -o json -n 1 --unit faultlined "
+                                 "--grep SIGBUS"),
+                            nullptr, false);
+  ASSERT_FALSE(line.is_discarded());
+  EXPECT_FALSE(line["FAULTLINE_OBJECT"].is_null()) << line;
+  EXPECT_EQ(line["FAULTLINE_PAGE"], "1") << line;
+  EXPECT_FALSE(line["FAULTLINE_SPACE"].is_null()) << line;
+}
+
 TEST_F(Service, AUserRunsOneOfHisOwn) {
   const std::string uid = must("id -u joe | tr -d '\\n'");
   must("systemctl start user@" + uid + ".service");
