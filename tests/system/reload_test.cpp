@@ -90,6 +90,13 @@ TEST_F(Reload, AFileThatIsWrongChangesNothing) {
   EXPECT_EQ(ctl(daemon, "reload").output, "nothing has changed in " + file_ + "\n");
 }
 
+TEST_F(Reload, ASettingWithoutAValueIsToldInAWord) {
+  const Daemon daemon({"--config", file_});
+  write("max_objects = 2\nmetrics_listen = '127.0.0.1:0'\n");
+  EXPECT_EQ(ctl(daemon, "reload").output,
+            "metrics_listen = 127.0.0.1:0, takes a restart; it stays none\n");
+}
+
 TEST_F(Reload, WithoutAFileThereIsNothingToRead) {
   const Daemon daemon;
   const Ran refused = ctl(daemon, "reload");

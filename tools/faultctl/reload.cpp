@@ -11,9 +11,12 @@ namespace {
 
 std::string to_text(const nlohmann::json& reload) {
   std::string text;
-  const auto add = [&text](const nlohmann::json& change, const char* words) {
+  const auto value = [](const nlohmann::json& of) {
+    return of == "" ? std::string("none") : of.get<std::string>();
+  };
+  const auto add = [&](const nlohmann::json& change, const char* words) {
     text += fmt::format("{} = {}, {} {}\n", change["setting"].get<std::string>(),
-                        change["to"].get<std::string>(), words, change["from"].get<std::string>());
+                        value(change["to"]), words, value(change["from"]));
   };
   for (const auto& change : reload["changed"]) add(change, "was");
   for (const auto& change : reload["takes_a_restart"]) add(change, "takes a restart; it stays");
