@@ -186,6 +186,7 @@ TEST_F(Faultctl, WrongUsageIsToldInWords) {
       {"watch --event ''", "--event of which kinds?"},
       {"watch --object ''", "--object must be a name of 1 to 128 bytes, or an id"},
       {"watch 12", "one argument too many: 12"},
+      {"map object --svg", "--svg: 1 required FILE missing"},
       {"status --pid 12", "no such option: --pid"},
       {"bogus", "no such command: bogus"},
       {"--bogus status", "no such option: --bogus"},

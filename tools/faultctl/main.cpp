@@ -416,17 +416,18 @@ int main(int argc, char** argv) {
     std::cerr << "faultctl: " << failure.what() << '\n';
     return failure.exit_code();
   };
+  const auto fails_usage = [&fails](const WrongUsage& error) {
+    const int code = fails(error);
+    std::cerr << "Run faultctl --help for more.\n";
+    return code;
+  };
   try {
     return answer(parse(app, argc, argv)) ? EXIT_SUCCESS : faultline::ctl::kExitRefused;
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help and --version
-    if (as_json) std::cout << faultline::ctl::error_json(WrongUsage(error.what())) << std::flush;
-    (void)app.exit(error);
-    return faultline::ctl::kExitUsage;
+    return fails_usage(WrongUsage(error.what()));
   } catch (const WrongUsage& error) {
-    const int code = fails(error);
-    std::cerr << "Run faultctl --help for more.\n";
-    return code;
+    return fails_usage(error);
   } catch (const Failure& failure) {
     return fails(failure);
   } catch (const nlohmann::json::exception&) {
