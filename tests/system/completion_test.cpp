@@ -233,6 +233,22 @@ TEST_F(Completion, AsksTheDaemonForObjectsAndProcesses) {
   }
 }
 
+// What a daemon that lies calls an object is a word to no shell, and a command to none.
+TEST_F(Completion, CarriesOutNothingThatADaemonSays) {
+  const std::filesystem::path liar = daemon_.directory() / "liar" / "faultctl";
+  const std::filesystem::path done = daemon_.directory() / "done";
+  std::filesystem::create_directory(liar.parent_path());
+  std::ofstream(liar) << "#!/bin/sh\ncat <<'END'\n{\n  \"objects\": [\n    {\n      \"id\": 3,\n"
+                      << "      \"name\": \"x$(touch${IFS}" << done.string()
+                      << ")\"\n    }\n  ]\n}\nEND\n";
+  std::filesystem::permissions(liar, std::filesystem::perms::owner_all);
+  for (const auto& shell : shells()) {
+    const Words offered = words_in(shell->complete({liar.string(), "map", ""}));
+    EXPECT_TRUE(shell->name() != "bash" || offered.contains("3")) << "it was asked";
+    EXPECT_FALSE(std::filesystem::exists(done)) << shell->name();
+  }
+}
+
 // Without a daemon there is nothing to offer, and nothing to read on the terminal either.
 TEST_F(Completion, SaysNothingWithoutADaemon) {
   for (const auto& shell : shells()) {

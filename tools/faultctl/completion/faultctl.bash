@@ -1,14 +1,15 @@
 # Completes faultctl in bash: commands, options, and what a daemon knows: objects and processes.
 # Must never print anything, with a daemon or without.
 
-# Asks the daemon that the command line names. $1: a command; $2: a field of its rows.
+# Asks the daemon that the command line names. $1: a command; $2: a field of its rows. Only words of
+# harmless bytes: compgen -W would carry out a $(command) in what a daemon that lies calls an object.
 _faultctl_ask() {
   local i socket=()
   for ((i = 1; i < ${#words[@]} - 1; i++)); do
     [[ ${words[i]} == --socket ]] && socket=(--socket "${words[i + 1]}")
   done
   "${words[0]/#\~/$HOME}" "${socket[@]}" "$1" --json 2>/dev/null |
-    sed -n "s/^ *\"$2\": \"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}\$/\1/p" 2>/dev/null
+    LC_ALL=C sed -n "s|^ *\"$2\": \"\{0,1\}\([A-Za-z0-9._:@+/-]*\)\"\{0,1\},\{0,1\}\$|\1|p" 2>/dev/null
 }
 
 _faultctl() {
