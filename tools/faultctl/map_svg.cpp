@@ -119,11 +119,7 @@ class Picture {
   }
   void label(double height, const std::string& text) {
     std::string shown = text;
-    if (shown.size() > kLongestLabel) {
-      std::size_t end = kLongestLabel - 3;
-      while (end > 0 && (static_cast<unsigned char>(shown[end]) & 0xC0U) == 0x80U) --end;
-      shown = shown.substr(0, end) + "...";
-    }
+    if (shown.size() > kLongestLabel) shown = shown.substr(0, kLongestLabel - 3) + "...";
     body_ += words(kLeft - 8, y_ + height / 2 + 4, shown, " text-anchor=\"end\"");
   }
   [[nodiscard]] double share(std::uint64_t pages, std::size_t bucket) const {
