@@ -413,7 +413,8 @@ int main(int argc, char** argv) {
       argv, argv + argc, [](const char* word) { return std::string_view(word) == "--json"; });
   const auto fails = [as_json](const Failure& failure) {
     if (as_json) std::cout << faultline::ctl::error_json(failure) << std::flush;
-    std::cerr << "faultctl: " << failure.what() << '\n';
+    // Some of the words are the daemon's, or of an object's name.
+    std::cerr << "faultctl: " << faultline::ctl::printable(failure.what()) << '\n';
     return failure.exit_code();
   };
   const auto fails_usage = [&fails](const WrongUsage& error) {

@@ -1,5 +1,6 @@
 #include "tools/faultctl/query.hpp"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -11,6 +12,12 @@ namespace faultline::ctl {
 nlohmann::json text_of(const wire::Packet& answer) {
   wire::AdminReply body;
   if (answer.fds.size() != 1 || !wire::read_body<wire::ReplyHeader>(answer.bytes, body)) {
+    throw Unreachable::in_words(EPROTO, "the daemon's answer is malformed");
+  }
+  // No more than was sent, whatever it says.
+  struct stat sent {};
+  if (::fstat(answer.fds.front().get(), &sent) != 0 ||
+      body.json_bytes != static_cast<std::uint64_t>(sent.st_size)) {
     throw Unreachable::in_words(EPROTO, "the daemon's answer is malformed");
   }
   std::string text(body.json_bytes, '\0');
