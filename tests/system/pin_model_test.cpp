@@ -683,7 +683,10 @@ int PinModel::live(std::uint64_t seed, std::size_t place, bool really_pins) {
   for (std::thread& thread : threads) thread.join();
   if (!really_pins || board_->strange != 0) return ::testing::Test::HasFailure() ? 1 : 0;
   // All is accounted for: nothing is pinned, and all that may be pinned can be, at once.
-  EXPECT_EQ(pins_of(::getpid()).at("pinned_bytes"), 0U);
+  // Null where the round was over before it came to pin anything.
+  if (const auto mine = pins_of(::getpid()); !mine.is_null()) {
+    EXPECT_EQ(mine.at("pinned_bytes"), 0U);
+  }
   fl_pinned all{};
   const std::size_t once = kMostPinnedPages / 2 * kPage;
   fl_pinned rest{};
