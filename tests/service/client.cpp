@@ -1,19 +1,18 @@
 // A client for machines: makes objects until it may not, or holds memory until it is told to look.
-// Usage: service_client make COUNT | hold READY GO | shrink FILE
+// Usage: service_client make COUNT | hold READY | shrink FILE
 //   make  makes COUNT objects at once; prints "made N", and why there were no more
-//   hold  writes to a shared and a private mapping, makes the file READY, waits for the file GO,
+//   hold  writes to a shared and a private mapping, makes the file READY, waits for SIGUSR1,
 //         and has exit status 0 where it finds there what it wrote
 //   shrink  makes FILE, an object of it, then cuts the file and reads what is gone: SIGBUS
 #include <fcntl.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "faultline/faultline.hpp"
@@ -41,7 +40,12 @@ bool holds(std::span<const char> memory, char expected) {
   return true;
 }
 
-int hold(const std::string& ready, const std::string& go) {
+int hold(const std::string& ready) {
+  // Before there are threads, which are to have it blocked too.
+  sigset_t go{};
+  ::sigemptyset(&go);
+  ::sigaddset(&go, SIGUSR1);
+  ::sigprocmask(SIG_BLOCK, &go, nullptr);
   const auto client = faultline::client::connect();
   const auto object = client.create({.size = kBytes});
   const auto shared = object.map(faultline::sharing::shared);
@@ -49,7 +53,8 @@ int hold(const std::string& ready, const std::string& go) {
   std::memset(shared.as<char>().data(), 's', kBytes);
   std::memset(own.as<char>().data(), 'p', kBytes);
   std::ofstream{ready};
-  while (!std::filesystem::exists(go)) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  int signal = 0;
+  if (::sigwait(&go, &signal) != 0) return 2;
   const bool right = holds(shared.as<char>(), 's') && holds(own.as<char>(), 'p');
   std::cout << (right ? "all is there\n" : "something is LOST\n") << std::flush;
   ::_exit(right ? 0 : 1);  // what it would give back, nobody is there to take
@@ -71,8 +76,8 @@ int shrink(const std::string& path) {
 int main(int argc, char** argv) {
   const std::vector<std::string> words(argv + 1, argv + argc);
   if (words.size() == 2 && words[0] == "make") return make(std::stoul(words[1]));
-  if (words.size() == 3 && words[0] == "hold") return hold(words[1], words[2]);
+  if (words.size() == 2 && words[0] == "hold") return hold(words[1]);
   if (words.size() == 2 && words[0] == "shrink") return shrink(words[1]);
-  std::cerr << "usage: service_client make COUNT | hold READY GO | shrink FILE\n";
+  std::cerr << "usage: service_client make COUNT | hold READY | shrink FILE\n";
   return 2;
 }

@@ -281,7 +281,7 @@ TEST_F(Service, AWatchdogBitesWhereTheWholeProcessStands) {
 
 TEST_F(Service, StopLeavesItsClientsTheirMemory) {
   must("systemctl start faultlined");
-  must("systemd-run --unit holder --uid joe " SERVICE_CLIENT " hold /tmp/ready /tmp/go");
+  must("systemd-run --unit holder --uid joe " SERVICE_CLIENT " hold /tmp/ready");
   ASSERT_TRUE(eventually([this] { return run("test -e /tmp/ready").code == 0; }));
   must("systemctl stop faultlined.service faultlined.socket");
   EXPECT_EQ(property("ActiveState"), "inactive");
@@ -289,7 +289,7 @@ TEST_F(Service, StopLeavesItsClientsTheirMemory) {
   EXPECT_EQ(property("ExecMainStatus"), "0");
   EXPECT_NE(run("test -e /run/faultline/faultlined.sock").code, 0);
   EXPECT_NE(journal().find("stopped; with 1 client still mapped"), std::string::npos) << journal();
-  must("touch /tmp/go");
+  must("systemctl kill --signal USR1 holder");
   EXPECT_TRUE(eventually([this] {
     return must("journalctl --no-pager -o cat --unit holder").find("all is there") !=
            std::string::npos;
