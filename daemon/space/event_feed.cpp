@@ -1,18 +1,16 @@
 #include "daemon/space/event_feed.hpp"
 
 #include <algorithm>
-#include <string_view>
 
 namespace faultline::space {
 
-bool EventFilter::lets_through(const SpaceEvent& event) const {
+bool EventFilter::lets_through(const EventOutline& event) const {
   if ((kinds & wire::bit_of(event.kind)) == 0) return false;
   if (only_of && *only_of != event.uid) return false;
   if (pid != 0 && pid != event.pid) return false;
   if (!object && object_name.empty()) return true;
   if (event.object == ObjectId{}) return false;
-  return object == event.object ||
-         (!object_name.empty() && object_name == std::string_view(event.object_name.data()));
+  return object == event.object || (!object_name.empty() && object_name == event.object_name);
 }
 
 // One who watches. The feed's mutex guards what changes in it.
@@ -25,9 +23,16 @@ class EventFeed::Watcher {
   // Not under the mutex.
   void tell() const { on_ready_(); }
 
+  [[nodiscard]] bool takes_locked(const EventOutline& event) const {
+    return !full_ && filter_.lets_through(event);
+  }
+  void count_lost_locked(const EventOutline& event) {
+    if (filter_.lets_through(event)) ++lost_;
+  }
+
   // True where the watcher is to be told.
   bool put_locked(const SpaceEvent& event) {
-    if (!filter_.lets_through(event)) return false;
+    if (!filter_.lets_through(event.outline())) return false;
     if (full_) {
       ++lost_;
       return false;
@@ -70,6 +75,15 @@ class EventFeed::Watcher {
   bool full_ = false;
   bool idle_ = true;
 };
+
+bool EventFeed::taken_by_any(const EventOutline& event) {
+  const std::lock_guard lock(mutex_);
+  for (const auto& watcher : watchers_) {
+    if (watcher->takes_locked(event)) return true;
+  }
+  for (const auto& watcher : watchers_) watcher->count_lost_locked(event);
+  return false;
+}
 
 void EventFeed::publish(const SpaceEvent& event) {
   std::vector<std::shared_ptr<Watcher>> ready;  // seldom any: who reads is told only once

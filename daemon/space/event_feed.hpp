@@ -3,10 +3,13 @@
 //
 // Life of an event:
 //   1. The thread that it happens on asks watched(). Where nobody watches, that is all there is.
-//   2. publish() copies it into the buffer of each watcher whose filter lets it through: what a
+//   2. It says in outline what happened. Where no buffer that is to have it has room, that is
+//   counted
+//      and was all: a watcher that is slow costs next to nothing.
+//   3. publish() copies it into the buffer of each watcher whose filter lets it through: what a
 //      watcher may not see never comes near it. A buffer that was full takes nothing in until half
 //      of it is free again; what came meanwhile is counted, and the count given in its place.
-//   3. A watcher that had found nothing is told, by its on_ready. It takes batches until it finds
+//   4. A watcher that had found nothing is told, by its on_ready. It takes batches until it finds
 //      nothing again.
 //
 // Life of a watcher:
@@ -38,6 +41,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -50,6 +54,15 @@ namespace faultline::space {
 
 using wire::EventKind;
 using wire::FaultKind;
+
+// As much of an event as decides who is to have it.
+struct EventOutline {
+  EventKind kind{};
+  uid_t uid = 0;
+  pid_t pid = 0;
+  ObjectId object;
+  std::string_view object_name;
+};
 
 // Something that happened. What a kind does not have is left as it is made.
 struct SpaceEvent {
@@ -74,6 +87,10 @@ struct SpaceEvent {
   pid_t thread = 0;
 
   SpaceId child;  // of a fork
+
+  [[nodiscard]] EventOutline outline() const {
+    return {kind, uid, pid, object, object_name.data()};
+  }
 };
 
 // What a watcher wants to see, and may.
@@ -85,7 +102,7 @@ struct EventFilter {
   std::optional<ObjectId> object;
   std::string object_name;
 
-  [[nodiscard]] bool lets_through(const SpaceEvent& event) const;
+  [[nodiscard]] bool lets_through(const EventOutline& event) const;
 };
 
 struct EventBatch {
@@ -131,11 +148,12 @@ class EventFeed {
 
   // Whether anybody watches. Thread-safe, and costs nothing: see above.
   [[nodiscard]] bool watched() const noexcept { return watched_.load(std::memory_order_relaxed); }
-  // Publishes what make returns, which is not called where nobody watches. Thread-safe.
-  template <typename Make>
-  void tell(Make make) {
+  // Publishes what make_event returns, of which make_outline returns the outline. Neither is called
+  // where nobody watches, and the first not where nobody takes it. Thread-safe.
+  template <typename MakeOutline, typename MakeEvent>
+  void tell(MakeOutline make_outline, MakeEvent make_event) {
     if (watched()) [[unlikely]]
-      make_and_publish(make);
+      make_and_publish(make_outline, make_event);
   }
   // Thread-safe. Waits for nobody but others who copy an event or a batch.
   void publish(const SpaceEvent& event);
@@ -151,10 +169,13 @@ class EventFeed {
   static constexpr std::size_t kCacheLine = 64;
 
   // Out of the way of who asks in vain.
-  template <typename Make>
-  [[gnu::cold, gnu::noinline]] void make_and_publish(Make& make) {
-    publish(make());
+  template <typename MakeOutline, typename MakeEvent>
+  [[gnu::cold, gnu::noinline]] void make_and_publish(MakeOutline& make_outline,
+                                                     MakeEvent& make_event) {
+    if (taken_by_any(make_outline())) publish(make_event());
   }
+  // Whether one of those who are to have it has room. Where none has, they have lost it.
+  bool taken_by_any(const EventOutline& event);
   void end(const std::shared_ptr<Watcher>& watcher);
 
   alignas(kCacheLine) std::atomic<bool> watched_{false};

@@ -379,8 +379,7 @@ void FaultEngine::count(const Vma& vma, Fault& fault, FaultCounters& done) const
   } else {
     ++done.missing;
   }
-  teller_.tell(EventKind::fault, [&](SpaceEvent& event) {
-    Teller::describe(event, vma, fault.address, ByteCount{0});
+  teller_.tell(EventKind::fault, vma, fault.address, ByteCount{0}, [&](SpaceEvent& event) {
     event.fault = fault.write_protect ? FaultKind::write_protect
                   : fault.minor       ? FaultKind::minor
                                       : FaultKind::missing;

@@ -16,28 +16,54 @@ class Teller {
  public:
   Teller(const Identity& identity, EventFeed& feed) : identity_(identity), feed_(feed) {}
 
-  // complete adds what the kind has to tell.
+  // About no object. complete adds what the kind has to tell.
   template <typename Complete>
   void tell(EventKind kind, Complete complete) const {
-    feed_.tell([&] {
-      SpaceEvent event;
-      event.kind = kind;
-      event.time = std::chrono::system_clock::now();
-      event.space = identity_.id();
-      event.pid = identity_.pid();
-      event.uid = identity_.uid();
-      complete(event);
-      return event;
-    });
+    feed_.tell([&] { return outline(kind); },
+               [&] {
+                 SpaceEvent event = made(kind);
+                 complete(event);
+                 return event;
+               });
   }
   // Of [start, start + length) of the VMA.
+  template <typename Complete>
+  void tell(EventKind kind, const Vma& vma, Vaddr start, ByteCount length,
+            Complete complete) const {
+    feed_.tell(
+        [&] {
+          EventOutline about = outline(kind);
+          about.object = vma.object->id();
+          about.object_name = vma.object->name();
+          return about;
+        },
+        [&] {
+          SpaceEvent event = made(kind);
+          describe(event, vma, start, length);
+          complete(event);
+          return event;
+        });
+  }
   void tell(EventKind kind, const Vma& vma, Vaddr start, ByteCount length) const {
-    tell(kind, [&](SpaceEvent& event) { describe(event, vma, start, length); });
+    tell(kind, vma, start, length, [](SpaceEvent&) {});
   }
   void tell(EventKind kind, const std::vector<Vma>& whole) const {
     for (const Vma& vma : whole) tell(kind, vma, vma.start, vma.length());
   }
 
+ private:
+  [[nodiscard]] EventOutline outline(EventKind kind) const {
+    return {kind, identity_.uid(), identity_.pid(), {}, {}};
+  }
+  [[nodiscard]] SpaceEvent made(EventKind kind) const {
+    SpaceEvent event;
+    event.kind = kind;
+    event.time = std::chrono::system_clock::now();
+    event.space = identity_.id();
+    event.pid = identity_.pid();
+    event.uid = identity_.uid();
+    return event;
+  }
   static void describe(SpaceEvent& event, const Vma& vma, Vaddr start, ByteCount length) {
     event.start = start;
     event.length = length;
@@ -49,7 +75,6 @@ class Teller {
     event.writable = vma.writable;
   }
 
- private:
   const Identity& identity_;
   EventFeed& feed_;
 };

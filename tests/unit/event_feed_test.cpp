@@ -74,18 +74,48 @@ TEST(EventFeed, BuildsNoEventWhenNobodyWatches) {
     return event_of(EventKind::fault);
   };
   EXPECT_FALSE(feed.watched());
-  feed.tell(make);
+  const auto outline = [] { return event_of(EventKind::fault).outline(); };
+  feed.tell(outline, make);
   EXPECT_EQ(built, 0);
   {
     auto subscription = watch(feed);
     EXPECT_TRUE(feed.watched());
-    feed.tell(make);
+    feed.tell(outline, make);
     EXPECT_EQ(built, 1);
     EXPECT_EQ(take_all(subscription).events.size(), 1U);
   }
   EXPECT_FALSE(feed.watched());
-  feed.tell(make);
+  feed.tell(outline, make);
   EXPECT_EQ(built, 1);
+}
+
+// What nobody takes is counted for those who should have had it, and for nobody else.
+TEST(EventFeed, BuildsNoEventForAWatcherThatIsFull) {
+  EventFeed feed;
+  auto slow = watch(feed);
+  EventFilter others;
+  others.pid = 11;
+  auto other = watch(feed, others);
+  int built = 0;
+  const auto tell = [&](pid_t pid) {
+    feed.tell([&] { return event_of(EventKind::fault, pid).outline(); },
+              [&] {
+                ++built;
+                return event_of(EventKind::fault, pid);
+              });
+  };
+  for (std::size_t i = 0; i < EventFeed::kBuffered; ++i) tell(10);
+  EXPECT_EQ(built, EventFeed::kBuffered);
+  for (int i = 0; i < 5; ++i) tell(10);
+  EXPECT_EQ(built, EventFeed::kBuffered);
+  tell(11);  // one takes it, the other loses it
+  EXPECT_EQ(built, EventFeed::kBuffered + 1);
+  const Taken of_other = take_all(other);
+  EXPECT_EQ(of_other.events.size(), 1U);
+  EXPECT_EQ(of_other.lost, 0U);
+  const Taken of_slow = take_all(slow);
+  EXPECT_EQ(of_slow.events.size(), EventFeed::kBuffered);
+  EXPECT_EQ(of_slow.lost, 6U);
 }
 
 // The flag shares no cache line with anything that is written while events are published.
@@ -280,11 +310,9 @@ TEST(EventFeed, WatchersComeAndGoWhileThreadsPublish) {
   for (pid_t pid = 1; pid <= kPublishers; ++pid) {
     publishers.emplace_back([&, pid] {
       for (std::uint64_t i = 0; !stop; ++i) {
-        feed.tell([&] {
-          SpaceEvent event = numbered(i);
-          event.pid = pid;
-          return event;
-        });
+        SpaceEvent event = numbered(i);
+        event.pid = pid;
+        feed.tell([&] { return event.outline(); }, [&] { return event; });
       }
     });
   }
