@@ -2,6 +2,7 @@
 #include <fstream>
 
 #include "tests/packages/packages.hpp"
+#include "tests/places.hpp"
 
 namespace faultline::testing {
 namespace {

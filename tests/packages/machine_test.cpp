@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "tests/packages/packages.hpp"
+#include "tests/places.hpp"
 
 namespace faultline::testing {
 namespace {

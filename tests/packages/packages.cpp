@@ -3,6 +3,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "tests/places.hpp"
+
 namespace faultline::testing {
 
 namespace fs = std::filesystem;

@@ -20,7 +20,7 @@ class Machine {
   static std::string missing();
 
   // Has booted when it returns. root: the directory it starts from. seen: directories of this
-  // machine that it has too, at the same place, read-only.
+  // machine that it has too, at the same place; what is written there stays in it.
   explicit Machine(const std::filesystem::path& root = "/",
                    const std::vector<std::filesystem::path>& seen = {});
   Machine(const Machine&) = delete;

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <regex>
 
+#include "tests/places.hpp"
 #include "tests/service/machine.hpp"
 
 namespace faultline::testing {
@@ -23,7 +24,8 @@ class Service : public ::testing::Test {
     if (const std::string missing = Machine::missing(); !missing.empty()) {
       GTEST_SKIP() << "NO TEST OF THE SERVICE: there can be no machine here without " << missing;
     }
-    machine_ = std::make_unique<Machine>();
+    // Also where it lies in a directory that the machine has its own of, as /tmp.
+    machine_ = std::make_unique<Machine>("/", std::vector<fs::path>{BUILD_DIRECTORY});
     ASSERT_TRUE(machine_->booted());
     must("cmake --install " BUILD_DIRECTORY " --prefix /usr");
     must("systemd-sysusers");

@@ -8,6 +8,7 @@
 #include <set>
 #include <sstream>
 
+#include "tests/places.hpp"
 #include "tests/system/command.hpp"
 #include "tests/system/harness.hpp"
 

@@ -5,6 +5,7 @@
 
 #include <fstream>
 
+#include "tests/places.hpp"
 #include "tests/system/command.hpp"
 #include "tests/system/harness.hpp"
 

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "faultline/pin.h"
+#include "tests/places.hpp"
 #include "tests/system/command.hpp"
 #include "tests/system/harness.hpp"
 #include "tests/unit/seed.hpp"

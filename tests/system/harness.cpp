@@ -17,6 +17,8 @@
 #include <sstream>
 #include <utility>
 
+#include "tests/places.hpp"
+
 namespace faultline::testing {
 
 namespace fs = std::filesystem;

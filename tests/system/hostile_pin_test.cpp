@@ -23,6 +23,7 @@
 #include "libclient/connection.hpp"
 #include "libclient/place.hpp"
 #include "libclient/thread_records.hpp"
+#include "tests/places.hpp"
 #include "tests/system/command.hpp"
 #include "tests/system/hostile.hpp"
 #include "tests/unit/seed.hpp"

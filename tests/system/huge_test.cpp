@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "faultline/faultline.h"
+#include "tests/places.hpp"
 #include "tests/system/command.hpp"
 #include "tests/system/harness.hpp"
 #include "tests/system/huge_pages.hpp"

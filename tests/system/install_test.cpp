@@ -2,6 +2,7 @@
 // libraries.
 #include <cstdlib>
 
+#include "tests/places.hpp"
 #include "tests/system/command.hpp"
 #include "tests/system/harness.hpp"
 

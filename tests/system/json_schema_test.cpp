@@ -9,6 +9,7 @@
 
 #include "faultline/pin.h"
 #include "faultline/wait.h"
+#include "tests/places.hpp"
 #include "tests/system/command.hpp"
 #include "tests/system/harness.hpp"
 

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "faultline/pin.h"
+#include "tests/places.hpp"
 #include "tests/system/command.hpp"
 #include "tests/system/harness.hpp"
 

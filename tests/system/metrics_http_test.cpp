@@ -8,6 +8,7 @@
 #include <list>
 #include <thread>
 
+#include "tests/places.hpp"
 #include "tests/system/command.hpp"
 #include "tests/system/scraping.hpp"
 

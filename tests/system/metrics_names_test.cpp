@@ -9,6 +9,7 @@
 #include <set>
 #include <sstream>
 
+#include "tests/places.hpp"
 #include "tests/system/command.hpp"
 #include "tests/system/scraping.hpp"
 

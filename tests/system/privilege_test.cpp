@@ -18,6 +18,7 @@
 #include <optional>
 
 #include "faultline/pin.h"
+#include "tests/places.hpp"
 #include "tests/system/command.hpp"
 #include "tests/system/harness.hpp"
 

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <thread>
 
+#include "tests/places.hpp"
 #include "tests/system/command.hpp"
 #include "tests/system/harness.hpp"
 

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <fstream>
 
+#include "tests/places.hpp"
 #include "tests/system/command.hpp"
 #include "tests/system/harness.hpp"
 

@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "faultline/pin.h"
+#include "tests/places.hpp"
 #include "tests/system/command.hpp"
 #include "tests/system/harness.hpp"
 #include "tests/system/terminal.hpp"

@@ -16,6 +16,7 @@
 
 #include "faultline/wire/channel.hpp"
 #include "faultline/wire/word_key.hpp"
+#include "tests/places.hpp"
 #include "tests/system/command.hpp"
 #include "tests/system/harness.hpp"
 #include "tests/system/waiters.hpp"

@@ -14,6 +14,7 @@
 #include <memory>
 #include <optional>
 
+#include "tests/places.hpp"
 #include "tests/system/command.hpp"
 #include "tests/system/harness.hpp"
 
