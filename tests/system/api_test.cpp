@@ -897,12 +897,22 @@ TEST_P(Leaks, TheDaemonsMemoryDoesNotGrow) {
 #endif
   constexpr int kTimes = 400;
   constexpr std::int64_t kAllowedKib = 200;  // half a KiB each; less than any buffer of a session
+  // What leaks grows in every round. A cache that only filled up under load does so once.
+  constexpr int kRounds = 4;
   use(200);
-  const std::int64_t before = memory_kib();
   const std::ptrdiff_t ranges = memory_ranges();
-  use(kTimes);
-  EXPECT_LT(memory_kib() - before, kAllowedKib) << before << " KiB before";
-  EXPECT_LT(memory_ranges() - ranges, kTimes / 10) << ranges << " ranges before";
+  std::string grown;
+  bool kept = false;
+  int rounds = 0;
+  for (; rounds < kRounds && !kept; ++rounds) {
+    const std::int64_t before = memory_kib();
+    use(kTimes);
+    const std::int64_t grew = memory_kib() - before;
+    grown += " " + std::to_string(grew);
+    kept = grew < kAllowedKib;
+  }
+  EXPECT_TRUE(kept) << "grown by" << grown << " KiB, each time";
+  EXPECT_LT(memory_ranges() - ranges, rounds * kTimes / 10) << ranges << " ranges before";
 }
 
 INSTANTIATE_TEST_SUITE_P(Users, Leaks, ::testing::Values(false, true), [](const auto& user) {
