@@ -183,6 +183,7 @@ TEST_F(Faultctl, WrongUsageIsToldInWords) {
       {"watch --pid -3", "--pid must be a positive whole number, not -3"},
       {"watch --count 0", "--count must be a positive whole number, not 0"},
       {"watch --count 1x", "--count must be a positive whole number, not 1x"},
+      {"watch --rate 0", "--rate must be a positive whole number, not 0"},
       {"watch --event map,boo", "no such event: boo; there are map,unmap,fault,break,fork,exit"},
       {"watch --event ''", "--event of which kinds?"},
       {"watch --object ''", "--object must be a name of 1 to 128 bytes, or an id"},

@@ -129,6 +129,39 @@ class Watch : public SystemTest {
     if (!line) ADD_FAILURE() << "no line came";
     return line ? json::parse(*line) : json::object({{"event", "none"}});
   }
+  // Faults on kStorm pages, and how many that were.
+  static constexpr std::size_t kStorm = 16'384;
+  [[nodiscard]] std::uint64_t storm(std::span<std::byte> memory) const {
+    // Backwards and by leaps: no fault brings what the next one wants.
+    constexpr std::size_t kLeap = 7'919;
+    for (std::size_t i = 0; i < kStorm; ++i) {
+      memory[(kStorm - i) * kLeap % kStorm * kPage] = std::byte{1};
+    }
+    const fl_stats stats = stats_of(client_, memory.data());
+    const std::uint64_t faults = stats.missing_faults + stats.minor_faults + stats.wp_faults;
+    EXPECT_GT(faults, kStorm / 2);
+    return faults;
+  }
+  struct Account {
+    std::uint64_t told = 0;
+    std::uint64_t lost = 0;
+  };
+  // Reads until so many faults were told, or told to be lost.
+  static Account account(Running& watching, std::uint64_t faults) {
+    Account account;
+    while (account.told + account.lost < faults) {
+      const json line = next(watching);
+      if (line["event"] == "fault") {
+        ++account.told;
+      } else if (line["event"] == "lost") {
+        account.lost += line["events"].get<std::uint64_t>();
+      } else {
+        ADD_FAILURE() << line;
+        break;
+      }
+    }
+    return account;
+  }
   [[nodiscard]] std::size_t watchers() const {
     return daemon_.ask(wire::AdminQuery::status)["status"]["watchers"];
   }
@@ -367,37 +400,39 @@ TEST_F(Watch, WaitsForAnEventAsLongAsItTakes) {
 // A watcher that does not read keeps no fault waiting. What it lost is counted where it was lost,
 // and what it got and what it lost are all there was.
 TEST_F(Watch, TellsASlowWatcherHowMuchItLost) {
-  constexpr std::size_t kPages = 16'384;
   const auto memory =
-      map(create(client_, kPages * kPage), kPages * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
-  const auto watching = watch({"--event", "fault"});
+      map(create(client_, kStorm * kPage), kStorm * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+  const auto watching = watch({"--event", "fault", "--rate", "all"});
   const auto other = watch({"--event", "unmap"});
   watching->kill(SIGSTOP);
   watching->wait_until_stopped();
-  // Backwards and by leaps: no fault brings what the next one wants.
-  constexpr std::size_t kLeap = 7'919;
-  for (std::size_t i = 0; i < kPages; ++i) {
-    memory[(kPages - i) * kLeap % kPages * kPage] = kOne;
-  }
-  const fl_stats stats = stats_of(client_, memory.data());
-  const std::uint64_t faults = stats.missing_faults + stats.minor_faults + stats.wp_faults;
-  ASSERT_GT(faults, kPages / 2);
+  const std::uint64_t faults = storm(memory);
   EXPECT_EQ(fl_unmap(client_, memory.data(), memory.size()), 0);
   EXPECT_EQ(next(*other)["event"], "unmap") << "another watcher is not kept waiting either";
   watching->kill(SIGCONT);
-  std::uint64_t told = 0;
-  std::uint64_t lost = 0;
-  while (told + lost < faults) {
-    const json line = next(*watching);
-    ASSERT_TRUE(line["event"] == "fault" || line["event"] == "lost") << line;
-    if (line["event"] == "fault") ++told;
-    if (line["event"] == "lost") lost += line["events"].get<std::uint64_t>();
-  }
+  const auto [told, lost] = account(*watching, faults);
   EXPECT_GT(lost, 0U);
   EXPECT_EQ(told + lost, faults);
   watching->kill(SIGTERM);
   EXPECT_TRUE(watching->wait().exited(0));
   EXPECT_NE(watching->errors().find(" events lost here"), std::string::npos);
+}
+
+// So that it takes little of the time of those whom it watches. What it lets go is counted.
+TEST_F(Watch, ReadsNoFasterThanItWasAskedTo) {
+  constexpr std::uint64_t kRate = 1000;  // unless something else is asked for
+  const auto memory =
+      map(create(client_, kStorm * kPage), kStorm * kPage, FL_MAP_SHARED | FL_MAP_WRITE);
+  const auto watching = watch({"--event", "fault"});
+  const auto before = std::chrono::steady_clock::now();
+  const std::uint64_t faults = storm(memory);
+  const auto [told, lost] = account(*watching, faults);
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - before;
+  EXPECT_EQ(told + lost, faults);
+  // A second's worth at once, and one packet more; the last packet is paid for after it was read.
+  const std::uint64_t at_once = kRate + 2 * wire::kMaxEvents;
+  ASSERT_GT(told, at_once) << "nothing is shown by so few";
+  EXPECT_GE(took.count(), static_cast<double>(told - at_once) / kRate);
 }
 
 TEST_F(Watch, AWatcherThatDisappearsIsForgotten) {

@@ -68,6 +68,7 @@ struct WatchWords {
   std::optional<std::string> object;
   std::optional<std::string> events;
   std::optional<std::string> count;
+  std::string rate = "1000";
 
   void add_options(CLI::App& to) {
     to.add_option("--pid", pid, "of this process alone")->type_name("PID");
@@ -76,6 +77,9 @@ struct WatchWords {
     to.add_option("--event", events, "of these kinds alone: map,unmap,fault,break,fork,exit")
         ->type_name("KINDS");
     to.add_option("--count", count, "end after so many events")->type_name("N");
+    to.add_option("--rate", rate, "at most so many a second, and how many were left out; or all")
+        ->type_name("N|all")
+        ->capture_default_str();
   }
   [[nodiscard]] faultline::ctl::Watch meaning(bool as_json) const {
     faultline::ctl::Watch watch;
@@ -84,6 +88,7 @@ struct WatchWords {
     if (pid) watch.request.pid = faultline::ctl::pid_from("--pid", *pid);
     if (object) faultline::ctl::set_object(watch.request, *object);
     if (count) watch.count = faultline::ctl::count_from("--count", *count);
+    if (rate != "all") watch.per_second = faultline::ctl::count_from("--rate", rate);
     watch.as_json = as_json;
     return watch;
   }

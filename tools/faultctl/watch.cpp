@@ -10,11 +10,13 @@
 #include <climits>
 #include <cstring>
 #include <iostream>
+#include <optional>
 #include <span>
 #include <string_view>
 
 #include "tools/faultctl/connection.hpp"
 #include "tools/faultctl/event_line.hpp"
+#include "tools/faultctl/pace.hpp"
 #include "tools/faultctl/waiting.hpp"
 
 namespace faultline::ctl {
@@ -38,6 +40,16 @@ bool write_out(const Waiting& waiting, std::string_view text) {
     }
   }
   return true;
+}
+
+// Until then. False: nobody reads what is printed, or it is time to end.
+bool wait_until(const Waiting& waiting, Waiting::Clock::time_point then) {
+  std::array<pollfd, 1> output{{{STDOUT_FILENO, 0, 0}}};
+  for (;;) {
+    const Waiting::Outcome outcome = waiting.until(output, then);
+    if (outcome == Waiting::Outcome::timed_out) return true;
+    if (outcome != Waiting::Outcome::noted) return false;
+  }
 }
 
 // Until the daemon has something to say. False: nobody reads what it says, or it is time to end.
@@ -78,8 +90,11 @@ void watch(const std::vector<std::string>& socket_paths, const Watch& what) {
   const Waiting waiting;
   std::string text = what.as_json ? event_heading_json() : event_heading();
   std::uint64_t printed = 0;
+  std::optional<Pace> pace;
+  if (what.per_second) pace.emplace(*what.per_second);
   for (;;) {
     const Batch batch = batch_in(packet);
+    if (pace) pace->read(batch.events.size(), Pace::Clock::now());
     if (batch.lost > 0) {
       std::cerr << fmt::format(
           "faultctl: {} events lost here: they came faster than they were read\n", batch.lost);
@@ -92,6 +107,7 @@ void watch(const std::vector<std::string>& socket_paths, const Watch& what) {
     if (!write_out(waiting, text)) return;
     if (what.count != 0 && printed == what.count) return;
     text.clear();
+    if (pace && !wait_until(waiting, pace->next())) return;
     if (!wait_for_packet(waiting, daemon)) return;
     packet = daemon.receive();
   }

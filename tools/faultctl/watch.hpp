@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,8 @@ namespace faultline::ctl {
 struct Watch {
   wire::WatchRequest request;
   std::uint64_t count = 0;  // events to print; 0: without an end
+  // Reads at most so many a second, and the daemon counts what is lost; nothing: as they come.
+  std::optional<std::uint64_t> per_second;
   bool as_json = false;
 };
 

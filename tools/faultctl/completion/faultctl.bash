@@ -68,7 +68,7 @@ _faultctl() {
     '') options="$common --version" ;;
     waiters) options="$common --pid --object" ;;
     pins) options="$common --pid" ;;
-    watch) options="$common --pid --object --event --count" ;;
+    watch) options="$common --pid --object --event --count --rate" ;;
     wake) options="$common --count" ;;
     evict) options="$common --cold --offset --length" ;;
     top) options="$common --interval --count --sort --plain" ;;
