@@ -25,7 +25,8 @@ class Service : public ::testing::Test {
       GTEST_SKIP() << "NO TEST OF THE SERVICE: there can be no machine here without " << missing;
     }
     // Also where it lies in a directory that the machine has its own of, as /tmp.
-    machine_ = std::make_unique<Machine>("/", std::vector<fs::path>{BUILD_DIRECTORY});
+    machine_ =
+        std::make_unique<Machine>("/", std::vector<fs::path>{SOURCE_DIRECTORY, BUILD_DIRECTORY});
     ASSERT_TRUE(machine_->booted());
     must("cmake --install " BUILD_DIRECTORY " --prefix /usr");
     must("systemd-sysusers");
