@@ -3,9 +3,8 @@
 //
 // Life of an event:
 //   1. The thread that it happens on asks watched(). Where nobody watches, that is all there is.
-//   2. It says in outline what happened. Where no buffer that is to have it has room, that is
-//   counted
-//      and was all: a watcher that is slow costs next to nothing.
+//   2. It says in outline what happened. Where no buffer that is to have it has room, the loss is
+//      counted, and that was all: a watcher that is slow costs next to nothing.
 //   3. publish() copies it into the buffer of each watcher whose filter lets it through: what a
 //      watcher may not see never comes near it. A buffer that was full takes nothing in until half
 //      of it is free again; what came meanwhile is counted, and the count given in its place.
@@ -149,7 +148,7 @@ class EventFeed {
   // Whether anybody watches. Thread-safe, and costs nothing: see above.
   [[nodiscard]] bool watched() const noexcept { return watched_.load(std::memory_order_relaxed); }
   // Publishes what make_event returns, of which make_outline returns the outline. Neither is called
-  // where nobody watches, and the first not where nobody takes it. Thread-safe.
+  // where nobody watches, nor make_event where nobody has room for it. Thread-safe.
   template <typename MakeOutline, typename MakeEvent>
   void tell(MakeOutline make_outline, MakeEvent make_event) {
     if (watched()) [[unlikely]]
