@@ -435,6 +435,20 @@ TEST_F(Watch, ReadsNoFasterThanItWasAskedTo) {
   EXPECT_GE(took.count(), static_cast<double>(told - at_once) / kRate);
 }
 
+// Also while it rests: it has read what is worth many times as long.
+TEST_F(Watch, SaysWhenTheDaemonGoesWhileItRests) {
+  constexpr int kMaps = 100;
+  const auto watching = watch({"--event", "map", "--rate", "1"});
+  const Object object = create(client_, kPage);
+  for (int i = 0; i < kMaps; ++i) (void)map(object, kPage, FL_MAP_SHARED);
+  // A second's worth at once, and what came beside it.
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(next(*watching)["event"], "map");
+  const auto before = std::chrono::steady_clock::now();
+  daemon_.stop();
+  EXPECT_TRUE(watching->wait().exited(3));
+  EXPECT_LT(std::chrono::steady_clock::now() - before, std::chrono::seconds(kMaps / 2));
+}
+
 TEST_F(Watch, AWatcherThatDisappearsIsForgotten) {
   const auto watching = watch();
   EXPECT_EQ(watchers(), 1U);

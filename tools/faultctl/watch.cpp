@@ -42,13 +42,21 @@ bool write_out(const Waiting& waiting, std::string_view text) {
   return true;
 }
 
-// Until then. False: nobody reads what is printed, or it is time to end.
-bool wait_until(const Waiting& waiting, Waiting::Clock::time_point then) {
-  std::array<pollfd, 1> output{{{STDOUT_FILENO, 0, 0}}};
+// Until then, or until the daemon goes: what it has said is read at once. False: nobody reads what
+// is printed, or it is time to end.
+bool wait_until(const Waiting& waiting, const Connection& daemon, Waiting::Clock::time_point then) {
+  std::array<pollfd, 2> files{{{daemon.fd(), 0, 0}, {STDOUT_FILENO, 0, 0}}};
   for (;;) {
-    const Waiting::Outcome outcome = waiting.until(output, then);
-    if (outcome == Waiting::Outcome::timed_out) return true;
-    if (outcome != Waiting::Outcome::noted) return false;
+    switch (waiting.until(files, then)) {
+      case Waiting::Outcome::timed_out:
+        return true;
+      case Waiting::Outcome::ready:
+        return files[1].revents == 0;
+      case Waiting::Outcome::ended:
+        return false;
+      case Waiting::Outcome::noted:
+        break;
+    }
   }
 }
 
@@ -107,7 +115,7 @@ void watch(const std::vector<std::string>& socket_paths, const Watch& what) {
     if (!write_out(waiting, text)) return;
     if (what.count != 0 && printed == what.count) return;
     text.clear();
-    if (pace && !wait_until(waiting, pace->next())) return;
+    if (pace && !wait_until(waiting, daemon, pace->next())) return;
     if (!wait_for_packet(waiting, daemon)) return;
     packet = daemon.receive();
   }
